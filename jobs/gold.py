@@ -1,0 +1,61 @@
+"""Computes gold from silver: features and aggregates, only for what new rows touch."""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs.catalog import GOLD
+from jobs.lake import cli
+from jobs.lake.cli import Context
+from jobs.lake.following import Following
+from jobs.lake.ledger import Entry
+from jobs.lake.tables import GoldTable
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``gold``."""
+    parser.add_argument("--table", required=True, metavar="NAME", help=f"{', '.join(GOLD)} or all")
+    parser.add_argument("--rebuild", action="store_true", help="compute all of it anew")
+
+
+def run(context: Context, options: argparse.Namespace) -> None:
+    """Bring the tables asked for up to silver, and print the books."""
+    tables = [GOLD[name] for name in cli.choice([*GOLD], options.table, "table")]
+    if context.plan:
+        context.console.table("would compute", [plan(context, table, rebuild=options.rebuild) for table in tables])
+        return
+    context.close_books([e for table in tables for e in bring_up(context, table, rebuild=options.rebuild)])
+
+
+def plan(context: Context, table: GoldTable, *, rebuild: bool = False) -> dict[str, object]:
+    """What :func:`bring_up` would take in."""
+    files = [f for _, added in _following(context, table).pending(rebuild=rebuild) for f in added]
+    return {
+        "table": f"gold/{table.name}",
+        "from": f"silver/{table.dataset}",
+        "files": len(files),
+        "bytes": sum(f.bytes for f in files),
+        "rows": sum(f.rows for f in files),
+    }
+
+
+def bring_up(context: Context, table: GoldTable, *, rebuild: bool = False) -> list[Entry]:
+    """Compute what new silver rows touch."""
+    following = _following(context, table)
+    missing = following.missing_inputs()
+    if missing:
+        context.console.say(f"gold     {table.name:<16} waits for {', '.join(missing)}")
+    entries = []
+    for entry in following.bring_up(rebuild=rebuild):
+        context.progress(entry)
+        entries.append(entry)
+    return entries or [context.nothing_new("gold", table.name)]
+
+
+def _following(context: Context, table: GoldTable) -> Following:
+    settings = context.settings
+    return Following(lambda: context.spark, context.lake, table, settings.tables, settings.gold, context.run_id)
+
+
+if __name__ == "__main__":
+    cli.main(__doc__ or "", arguments, run)

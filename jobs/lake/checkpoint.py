@@ -1,0 +1,55 @@
+"""What Spark's checkpoint says of the files it has handed out, read without Spark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+import pyarrow.fs as pafs
+
+from jobs.lake.intake import Arrived
+from jobs.lake.layout import Lake
+
+
+def waiting(lake: Lake, stage: str, dataset: str) -> list[Arrived]:
+    """Bronze files that no finished batch has promoted, oldest first."""
+    done = promoted(lake, stage, dataset)
+    return [f for f in bronze_files(lake, dataset) if lake.relative(f.path) not in done]
+
+
+def bronze_files(lake: Lake, dataset: str) -> list[Arrived]:
+    """All files of a dataset's bronze, as a promotion would order them; hidden ones (``_x``, ``.x``) are none."""
+    folder = lake.arrow_path(lake.bronze(dataset))
+    selector = pafs.FileSelector(folder, recursive=True, allow_not_found=True)
+    found = []
+    for info in lake.filesystem().get_file_info(selector):
+        parts = info.path.removeprefix(folder).strip("/").split("/")
+        if info.type == pafs.FileType.File and not any(p.startswith(("_", ".")) for p in parts):
+            path = f"s3a://{info.path}" if lake.on_s3 else info.path
+            found.append(Arrived(path, info.size, (info.mtime_ns or 0) // 1000))
+    return sorted(found, key=lambda f: (f.modified, f.path))
+
+
+def promoted(lake: Lake, stage: str, dataset: str) -> set[str]:
+    """Paths, relative to the lake, of the files in finished batches."""
+    root = lake.arrow_path(lake.checkpoint(stage, dataset))
+    batches = [int(name) for name, _ in _entries(lake, f"{root}/commits") if name.isdigit()]
+    if not batches:
+        return set()
+    offsets = dict(_entries(lake, f"{root}/offsets"))
+    last = offsets[str(max(batches))][-1]["logOffset"]
+    sources = _entries(lake, f"{root}/sources/0")
+    entries = [entry for _, lines in sources for entry in lines if entry["batchId"] <= last]
+    # Spark writes the path as a URI: percent-encoded.
+    return {lake.relative(unquote(entry["path"])) for entry in entries}
+
+
+def _entries(lake: Lake, folder: str) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    """The files of one part of a checkpoint: name and JSON lines; each begins with a line of its version."""
+    filesystem = lake.filesystem()
+    for info in filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
+        if info.type == pafs.FileType.File and not info.base_name.startswith("."):
+            with filesystem.open_input_stream(info.path) as stream:
+                lines = stream.read().decode().splitlines()[1:]
+            yield info.base_name, [json.loads(line) for line in lines if line.startswith("{")]

@@ -1,0 +1,175 @@
+"""What every job's command line shares: global options, errors for people, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql.types import DoubleType, FloatType
+
+from jobs.catalog import DATASETS, GOLD
+from jobs.lake import config, ledger, session
+from jobs.lake.config import Settings
+from jobs.lake.console import Console, reopen_streams
+from jobs.lake.delta import Transaction
+from jobs.lake.errors import LakehouseError, UsageError
+from jobs.lake.layout import Lake
+from jobs.lake.ledger import Entry
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a job is given.
+
+    Attributes:
+        settings: The settings in force.
+        lake: Where the data is.
+        console: What the person sees.
+        plan: Say what would happen and change nothing.
+        run_id: Names the run in the books.
+    """
+
+    settings: Settings
+    lake: Lake
+    console: Console
+    plan: bool
+    run_id: str
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The Spark session, opened on first use."""
+        measured = [
+            field.name
+            for item in (*DATASETS.values(), *GOLD.values())
+            for field in item.schema
+            if isinstance(field.dataType, FloatType | DoubleType)
+        ]
+        with self.console.step("starting Spark"):
+            return session.open_session(self.settings, self.lake, measured)
+
+
+    def progress(self, entry: Entry) -> None:
+        """A line on stderr for a batch that is done."""
+        self.console.say(f"{entry.stage:<8} {entry.dataset:<16} {entry.rows_written:>12,} rows  {entry.seconds:7.1f} s")
+
+    def nothing_new(self, stage: str, name: str) -> Entry:
+        """The row of the books for a stage that found nothing to do."""
+        self.console.say(f"{stage:<8} {name:<16}  nothing new")
+        return Entry(self.run_id, stage, name, "", datetime.now(UTC), 0.0, outcome=ledger.NOTHING_NEW)
+
+    def close_books(self, entries: Sequence[Entry]) -> None:
+        """Write the rows that say "nothing new", and print all of them."""
+        idle = [entry for entry in entries if entry.outcome == ledger.NOTHING_NEW]
+        if idle:
+            ledger.record(self.spark, self.lake, idle, Transaction(f"idle/{self.run_id}", 0))
+        self.console.table("books", ledger.totals(entries))
+
+
+def context(
+    lake: str = "",
+    profile: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    plan: bool = False,
+    as_json: bool = False,
+    verbose: bool = False,
+) -> Context:
+    """Make a job's context from what was typed.
+
+    Raises:
+        ConfigurationError: A setting is unknown or wrong.
+        UsageError: The lake is none.
+    """
+    settings = config.load(
+        profile,
+        [*overrides, *([f"lake={lake}"] if lake else [])],
+        datasets={name: dataset.settings for name, dataset in DATASETS.items()},
+        tables={name: table.settings for name, table in GOLD.items()},
+    )
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return Context(
+        settings,
+        Lake.parse(settings.general.lake, settings.s3),
+        Console(as_json, verbose),
+        plan,
+        f"{stamp}-{secrets.token_hex(3)}",
+    )
+
+
+def main(
+    description: str,
+    arguments: Callable[[argparse.ArgumentParser], Any],
+    run: Callable[[Context, argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run a job from the command line and exit: 0 done, 1 the data's fault, 2 the caller's, 3 the machine's, 4 ours."""
+    reopen_streams()
+    parser = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh {os.path.basename(sys.argv[0]).removesuffix('.py')}",
+        description=description,
+        allow_abbrev=False,
+    )
+    arguments(parser)
+    shared = parser.add_argument_group("every job")
+    shared.add_argument("--lake", default="", metavar="URI", help="a folder (./lake) or s3a://bucket/prefix")
+    shared.add_argument("--profile", default="", help="settings of conf/profiles/PROFILE.yaml")
+    shared.add_argument("--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help="a setting")
+    shared.add_argument("--plan", action="store_true", help="say what would happen, change nothing")
+    shared.add_argument("--json", action="store_true", help="results as JSON")
+    shared.add_argument("-v", "--verbose", action="store_true", help="say more")
+    options = parser.parse_args(argv)
+    sys.exit(_run(run, options))
+
+
+def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.Namespace) -> int:
+    try:
+        opened = context(
+            options.lake,
+            options.profile,
+            options.overrides,
+            plan=options.plan,
+            as_json=options.json,
+            verbose=options.verbose,
+        )
+        run(opened, options)
+    except LakehouseError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; what was not finished will be done by the next run", file=sys.stderr)
+        return 130
+    except Exception as error:
+        traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
+        log = os.environ.get("LAKEHOUSE_LOG", "the output above")
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        print(LakehouseError(first[0][:300], why=f"an error nobody foresaw; the whole of it is in {log}",
+                             remedy="./spark-submit.sh doctor; if all is well there, report it with the log"),
+              file=sys.stderr)
+        return LakehouseError.exit_code
+    return 0
+
+
+def choice(names: Sequence[str], chosen: str, what: str) -> list[str]:
+    """The items that ``NAME`` or ``all`` on a command line stands for.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if chosen == "all":
+        return list(names)
+    if chosen not in names:
+        raise UsageError(
+            f"there is no {what} '{chosen}'", why=f"known are {', '.join(names)}", remedy=f"--{what} {names[0]}"
+        )
+    return [chosen]

@@ -1,0 +1,231 @@
+"""Settings in four layers (shipped < profile < environment < --set), validated once, each value's origin known."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.lake.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "LAKEHOUSE__"
+SHIPPED = "conf/lakehouse.yaml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GeneralSettings(_Section):
+    """What is asked of every run."""
+
+    lake: str = Field("./lake", description="A folder, or s3a://bucket/prefix")
+
+
+class S3Settings(_Section):
+    """How an ``s3a://`` lake is reached. Credentials come from the standard AWS chain, never from here."""
+
+    endpoint: str = Field("", description="Address of an S3-compatible server; empty for AWS itself")
+    region: str = Field("us-east-1", description="Region of the bucket")
+    encryption: str = Field("", pattern="^(|AES256|aws:kms)$", description="Server-side encryption of bronze")
+    kms_key_id: str = Field("", description="KMS key for encryption aws:kms; empty for the account's own")
+
+
+class SparkSettings(_Section):
+    """The Spark session."""
+
+    driver_memory: str = Field("2g", pattern=r"^\d+[mgMG]$", description="Heap of the JVM")
+    shuffle_partitions: int = Field(2, ge=1, description="Partitions of a shuffle whose size Spark can't tell")
+    conf: dict[str, str] = Field({}, description="Any further Spark setting, by its full name")
+
+
+class SilverSettings(_Section):
+    """Bounds of a promotion."""
+
+    max_files_per_batch: int = Field(1000, ge=1, description="Bronze files of one transaction")
+    rows_per_file: int = Field(4_000_000, ge=1, description="Rows that a silver file aims at")
+
+
+class GoldSettings(_Section):
+    """Bounds of a gold run."""
+
+    max_bytes_per_batch: int = Field(4_000_000_000, ge=1, description="Silver bytes of one transaction")
+    rows_per_task: int = Field(4_000_000, ge=1, description="Rows that one worker holds at a time")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force.
+
+    Attributes:
+        general: What is asked of every run.
+        s3: How S3 is reached.
+        spark: The session.
+        silver: Bounds of a promotion.
+        gold: Bounds of a gold run.
+        datasets: Thresholds by dataset, each the dataset's own model.
+        tables: Settings by gold table, each the table's own model.
+        origins: Dotted name -> (value, where it comes from).
+    """
+
+    general: GeneralSettings
+    s3: S3Settings
+    spark: SparkSettings
+    silver: SilverSettings
+    gold: GoldSettings
+    datasets: Mapping[str, Any]
+    tables: Mapping[str, Any]
+    origins: Mapping[str, tuple[Any, str]]
+
+
+_CORE: dict[str, type[BaseModel]] = {
+    "s3": S3Settings,
+    "spark": SparkSettings,
+    "silver": SilverSettings,
+    "gold": GoldSettings,
+}
+
+
+def load(
+    profile: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+    datasets: Mapping[str, type[BaseModel]] | None = None,
+    tables: Mapping[str, type[BaseModel]] | None = None,
+) -> Settings:
+    """Merge the layers and validate them.
+
+    Args:
+        profile: Name of a file in ``conf/profiles``; empty for none.
+        overrides: ``name=value`` as given with ``--set``; values are YAML.
+        environment: Variables such as ``LAKEHOUSE__SILVER__MAX_FILES_PER_BATCH``; ``os.environ`` if None.
+        datasets: Settings model of each dataset.
+        tables: Settings model of each gold table.
+
+    Raises:
+        ConfigurationError: A name is unknown (the nearest known one is given), or a value may not be.
+    """
+    models = dict(_CORE)
+    models |= {f"datasets.{name}": model for name, model in (datasets or {}).items()}
+    models |= {f"tables.{name}": model for name, model in (tables or {}).items()}
+    values = layered(profile, overrides, os.environ if environment is None else environment)
+    general = _validate("", GeneralSettings, _take(values, "", GeneralSettings))
+    sections = {name: _validate(name, model, _take(values, name, model)) for name, model in models.items()}
+    _refuse_unknown(values, models)
+    origins = {
+        f"{prefix}{key}": values.get(f"{prefix}{key}", (value, "default"))
+        for prefix, section in [("", general), *((f"{n}.", s) for n, s in sections.items())]
+        for key, value in section
+        if not any(name.startswith(f"{prefix}{key}.") for name in values)
+    }
+    return Settings(
+        general=general,
+        s3=sections["s3"],
+        spark=sections["spark"],
+        silver=sections["silver"],
+        gold=sections["gold"],
+        datasets={name: sections[f"datasets.{name}"] for name in datasets or {}},
+        tables={name: sections[f"tables.{name}"] for name in tables or {}},
+        origins={**origins, **values},
+    )
+
+
+def layered(
+    profile: str, overrides: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, tuple[Any, str]]:
+    """Merge the layers without validation: dotted name -> (value, where it comes from)."""
+    merged = {name: (value, SHIPPED) for name, value in _flatten(_read(SHIPPED))}
+    if profile:
+        source = f"conf/profiles/{profile}.yaml"
+        merged |= {name: (value, source) for name, value in _flatten(_read(source))}
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            merged[name] = (_value(name, text), variable)
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigurationError(f"--set {override}", why="it has no '='", remedy="--set name=value")
+        merged[name.strip()] = (_value(name, text), "--set")
+    return merged
+
+
+def _read(source: str) -> Mapping[str, Any]:
+    file = resources.files("conf").joinpath(*source.split("/")[1:])
+    if not file.is_file():
+        known = sorted(p.name.removesuffix(".yaml") for p in resources.files("conf").joinpath("profiles").iterdir())
+        raise ConfigurationError(
+            f"there is no {source}", why=f"profiles are {', '.join(known)}", remedy=f"--profile {known[0]}"
+        )
+    try:
+        return yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{source} is not YAML", why=str(error), remedy=f"mend {source}") from error
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{name}={text}", why="the value is not YAML", remedy="quote it") from error
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _take(values: Mapping[str, tuple[Any, str]], section: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Nest the values of one section again, as far as its fields are known."""
+    prefix = f"{section}." if section else ""
+    tree: dict[str, Any] = {}
+    for name, (value, _) in values.items():
+        field, _, rest = name.removeprefix(prefix).partition(".")
+        if not name.startswith(prefix) or field not in model.model_fields:
+            continue
+        if rest:  # a mapping such as spark.conf, whose keys are free and may hold dots
+            tree.setdefault(field, {})[rest] = value
+        else:
+            tree[field] = value
+    return tree
+
+
+def _validate(section: str, model: type[BaseModel], tree: Mapping[str, Any]) -> Any:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join([section, *map(str, first["loc"])]).strip(".")
+        raise ConfigurationError(
+            f"setting {name} = {first['input']!r}",
+            why=first["msg"],
+            remedy=f"--set {name}=VALUE; ./spark-submit.sh status --config shows what is in force",
+        ) from error
+
+
+def _refuse_unknown(values: Mapping[str, tuple[Any, str]], models: Mapping[str, type[BaseModel]]) -> None:
+    known = [*GeneralSettings.model_fields]
+    known += [f"{section}.{field}" for section, model in models.items() for field in model.model_fields]
+    for name, (_, source) in values.items():
+        if name not in known and not any(name.startswith(f"{k}.") and _is_mapping(k, models) for k in known):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ConfigurationError(
+                f"unknown setting '{name}' in {source}", why="no setting has this name", remedy=f"did you mean '{near}'?"
+            )
+
+
+def _is_mapping(name: str, models: Mapping[str, type[BaseModel]]) -> bool:
+    section, _, field = name.rpartition(".")
+    if section not in models:
+        return False
+    return isinstance(models[section].model_fields[field].get_default(call_default_factory=True), Mapping)

@@ -1,0 +1,234 @@
+"""Delta tables: how they are written, and what their log says without a JVM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.lake.errors import DataError
+from jobs.lake.layout import Lake
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Names a write, so that repeating it after a crash changes nothing.
+
+    Attributes:
+        application: Who writes; numbers count up per application.
+        number: Which write.
+    """
+
+    application: str
+    number: int
+
+    @property
+    def tag(self) -> str:
+        """The write's mark in the table's history."""
+        return f"{self.application}/{self.number}"
+
+
+@dataclass(frozen=True)
+class AddedFile:
+    """A data file of a table.
+
+    Attributes:
+        path: Absolute, as Spark spells it.
+        bytes: Length.
+        rows: Number of rows.
+        low: Column -> smallest value, as the log has it.
+        high: Column -> largest value.
+    """
+
+    path: str
+    bytes: int
+    rows: int
+    low: dict[str, Any]
+    high: dict[str, Any]
+
+
+def open_table(lake: Lake, path: str, version: int | None = None) -> deltalake.DeltaTable | None:
+    """The table's log, read without Spark; None if there is no table."""
+    uri, options = lake.delta_uri(path), lake.delta_options()
+    if not deltalake.DeltaTable.is_deltatable(uri, options):
+        return None
+    return deltalake.DeltaTable(uri, version=version, storage_options=options)
+
+
+def latest_version(lake: Lake, path: str) -> int | None:
+    """The table's version, None if there is no table."""
+    table = open_table(lake, path)
+    return None if table is None else table.version()
+
+
+def version_before(lake: Lake, path: str, transaction: Transaction) -> int | None:
+    """The version that a write builds on, the same when it is repeated: None if it makes the table.
+
+    A repeated write must see the table as the first attempt saw it, or it would take its own rows for duplicates.
+    """
+    table = open_table(lake, path)
+    if table is None:
+        return None
+    done = table.transaction_version(transaction.application)
+    if done is None or done < transaction.number:
+        return table.version()
+    for commit in table.history():
+        if commit.get("userMetadata") == transaction.tag:
+            return int(commit["version"]) - 1 if commit["version"] else None
+    raise DataError(
+        f"{lake.relative(path)} has no commit for {transaction.tag}",
+        why="its log says that the write was done, but the commit is no longer in the log",
+        remedy="the batch is in the table; remove the checkpoint of this dataset to promote its files again",
+    )
+
+
+def progress(lake: Lake, path: str, application: str) -> int | None:
+    """The number of the last write of ``application`` to a table, None if there is none."""
+    table = open_table(lake, path)
+    return None if table is None else table.transaction_version(application)
+
+
+def append(rows: DataFrame, path: str, transaction: Transaction) -> None:
+    """Append once; a column that is new is added to the table."""
+    _write(rows, "append", transaction).option("mergeSchema", "true").save(path)
+
+
+def overwrite(rows: DataFrame, path: str, transaction: Transaction) -> None:
+    """Make the table, or replace all of it, once."""
+    _write(rows, "overwrite", transaction).option("overwriteSchema", "true").save(path)
+
+
+def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWriter:
+    return (
+        rows.write.format("delta")
+        .mode(mode)
+        .option("txnAppId", transaction.application)
+        .option("txnVersion", transaction.number)
+        .option("userMetadata", transaction.tag)
+    )
+
+
+def upsert(
+    spark: SparkSession,
+    rows: DataFrame,
+    path: str,
+    key: Sequence[str],
+    transaction: Transaction,
+    within: Column | None = None,
+) -> None:
+    """Replace the rows with the same key and insert the others, once.
+
+    Args:
+        spark: The session.
+        rows: New rows, unique by ``key``.
+        path: The table, which exists.
+        key: Columns that identify a row.
+        transaction: The write's name.
+        within: A condition on the table, by alias ``held``, outside of which no row can match: it bounds what has to
+            be read.
+    """
+    same = reduce(and_, (F.col(f"held.{name}") == F.col(f"new.{name}") for name in key))
+    with _transaction(spark, transaction):
+        (
+            DeltaTable.forPath(spark, path)
+            .alias("held")
+            .merge(rows.alias("new"), same if within is None else within & same)
+            .whenMatchedUpdateAll()
+            .whenNotMatchedInsertAll()
+            .execute()
+        )
+
+
+def rows_changed(lake: Lake, path: str) -> int:
+    """Rows that the last commit wrote or replaced."""
+    table = open_table(lake, path)
+    metrics = table.history(1)[0].get("operationMetrics", {}) if table else {}
+    if "numTargetRowsInserted" in metrics:
+        return int(metrics["numTargetRowsInserted"]) + int(metrics["numTargetRowsUpdated"])
+    return int(metrics.get("numOutputRows", 0))
+
+
+@contextmanager
+def _transaction(spark: SparkSession, transaction: Transaction) -> Iterator[None]:
+    """MERGE takes its transaction from the session rather than from an option."""
+    names = {
+        "spark.databricks.delta.write.txnAppId": transaction.application,
+        "spark.databricks.delta.write.txnVersion": str(transaction.number),
+    }
+    for name, value in names.items():
+        spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name in names:
+            spark.conf.unset(name)
+
+
+def files(lake: Lake, path: str, version: int) -> list[AddedFile]:
+    """All data files of a table at a version."""
+    table = open_table(lake, path, version)
+    if table is None:
+        return []
+    actions = table.get_add_actions(flatten=False)
+    return [
+        AddedFile(
+            f"{path}/{row['path']}",
+            row["size_bytes"],
+            row["num_records"],
+            _present(row.get("min")),
+            _present(row.get("max")),
+        )
+        for row in pa.table(actions).to_pylist()
+    ]
+
+
+def _present(values: dict[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (values or {}).items() if v is not None}
+
+
+def files_added(lake: Lake, path: str, after: int | None, upto: int) -> list[tuple[int, list[AddedFile]]] | None:
+    """Data files that commits after ``after`` and up to ``upto`` brought, by version.
+
+    Only commits that change data count, so compaction brings nothing new.
+
+    Returns:
+        (version, files) in order; None if the log no longer reaches back that far.
+    """
+    filesystem, found = lake.filesystem(), []
+    for version in range(-1 if after is None else after, upto):
+        place = f"{lake.arrow_path(path)}/_delta_log/{version + 1:020d}.json"
+        try:
+            with filesystem.open_input_stream(place) as stream:
+                actions = [json.loads(line) for line in stream.read().splitlines() if line.strip()]
+        except FileNotFoundError:
+            return None
+        adds = [a["add"] for a in actions if "add" in a and a["add"]["dataChange"]]
+        found.append((version + 1, [_added(path, add) for add in adds]))
+    return found
+
+
+def _added(path: str, add: dict[str, Any]) -> AddedFile:
+    if add.get("deletionVector"):
+        raise DataError(
+            f"{add['path']} has a deletion vector",
+            why="gold reads silver's files directly, and tables of the lake are made without deletion vectors",
+            remedy="ALTER TABLE ... SET TBLPROPERTIES (delta.enableDeletionVectors = false), then REORG ... APPLY (PURGE)",
+        )
+    statistics = json.loads(add.get("stats") or "{}")
+    return AddedFile(
+        f"{path}/{add['path']}",
+        add["size"],
+        statistics.get("numRecords", 0),
+        statistics.get("minValues", {}),
+        statistics.get("maxValues", {}),
+    )

@@ -1,0 +1,25 @@
+"""The errors of the lakehouse; they are defined beside the simulator, which may not import from here."""
+
+from sim.errors import (
+    BooksError,
+    ConfigurationError,
+    DataError,
+    FileRefusedError,
+    LakehouseError,
+    MachineError,
+    ParameterError,
+    StoreError,
+    UsageError,
+)
+
+__all__ = [
+    "BooksError",
+    "ConfigurationError",
+    "DataError",
+    "FileRefusedError",
+    "LakehouseError",
+    "MachineError",
+    "ParameterError",
+    "StoreError",
+    "UsageError",
+]

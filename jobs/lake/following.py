@@ -1,0 +1,193 @@
+"""Gold follows silver: only what new silver rows touch is computed, and the result equals a rebuild."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow.fs as pafs
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.lake import delta, ledger, windowed
+from jobs.lake.config import GoldSettings
+from jobs.lake.delta import AddedFile, Transaction
+from jobs.lake.layout import Lake
+from jobs.lake.tables import GoldTable, Grouped, Windowed
+
+
+@dataclass(frozen=True)
+class Following:
+    """Brings one gold table up to its silver.
+
+    How far the table has come is in its own log: the number of its last transaction is the version of silver that
+    it reflects, so data and progress cannot part. The transaction's application names the settings; when they
+    change, the table is rebuilt.
+
+    Attributes:
+        open_spark: Opens the session; to see what is pending none is needed.
+        lake: The lake.
+        table: What is computed.
+        all_settings: Settings by gold table: those of tables it reads count as well.
+        bounds: Bounds of a transaction.
+        run_id: The run, for the books.
+    """
+
+    open_spark: Callable[[], SparkSession]
+    lake: Lake
+    table: GoldTable
+    all_settings: Mapping[str, Any]
+    bounds: GoldSettings
+    run_id: str
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session."""
+        return self.open_spark()
+
+    @property
+    def settings(self) -> Any:
+        """The table's settings."""
+        return self.all_settings[self.table.name]
+
+    @property
+    def path(self) -> str:
+        """The gold table."""
+        return self.lake.gold(self.table.name)
+
+    @property
+    def silver(self) -> str:
+        """The silver table that is followed."""
+        return self.lake.silver(self.table.dataset)
+
+    @property
+    def application(self) -> str:
+        """The transactions' application: the table and a digest of what its content depends on."""
+        inputs = self.table.how.inputs if isinstance(self.table.how, Grouped) else ()
+        read = [name.removeprefix("gold/") for name in inputs if name.startswith("gold/")]
+        texts = [self.all_settings[name].model_dump_json() for name in (self.table.name, *read)]
+        return f"gold/{self.table.name}/{hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:12]}"
+
+    def pending(self, *, rebuild: bool = False) -> list[tuple[int, list[AddedFile]]]:
+        """What silver has and the table does not reflect: (silver's version, its new files), in order."""
+        upto = delta.latest_version(self.lake, self.silver)
+        if upto is None or self.missing_inputs():
+            return []
+        done = None if rebuild else self._progress()
+        if done is None:
+            return [(upto, delta.files(self.lake, self.silver, upto))]
+        commits = delta.files_added(self.lake, self.silver, done, upto)
+        if commits is None or not self._exist(f for _, files in commits for f in files):
+            return [(upto, delta.files(self.lake, self.silver, upto))]
+        return [(version, files) for version, files in commits if files]
+
+    def _progress(self) -> int | None:
+        return delta.progress(self.lake, self.path, self.application)
+
+    def bring_up(self, *, rebuild: bool = False) -> Iterator[ledger.Entry]:
+        """Compute what is pending, a transaction at a time."""
+        fresh = rebuild or self._progress() is None
+        for version, files in _batches(self.pending(rebuild=rebuild), self.bounds.max_bytes_per_batch):
+            if not files:
+                continue
+            started, clock = datetime.now(UTC), time.monotonic()
+            transaction = Transaction(self.application, version)
+            written = self._bring_in(files, transaction, fresh=fresh)
+            fresh = False
+            entry = ledger.Entry(
+                run_id=self.run_id,
+                stage="gold",
+                dataset=self.table.name,
+                batch_id=transaction.tag,
+                started_at=started,
+                seconds=round(time.monotonic() - clock, 3),
+                files=len(files),
+                rows_read=sum(f.rows for f in files),
+                rows_written=written,
+                bytes_read=sum(f.bytes for f in files),
+            )
+            ledger.record(self.spark, self.lake, [entry], transaction)
+            yield entry
+
+    def _bring_in(self, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
+        """Compute what these files touch and write it; return the number of rows written."""
+        how = self.table.how
+        if isinstance(how, Windowed):
+            rows, within = self._windowed(how, files, transaction.number)
+        else:
+            rows, within = self._grouped(how, files), None
+        # In the order of the key: readers of one entity, or of one span of time, then read one place.
+        ordered = rows.select(*self.table.schema.names).repartition(1).sortWithinPartitions(*self.table.key)
+        if fresh:
+            delta.overwrite(ordered, self.path, transaction)
+        else:
+            delta.upsert(self.spark, ordered, self.path, self.table.key, transaction, within)
+        return delta.rows_changed(self.lake, self.path)
+
+    def _windowed(
+        self, how: Windowed, files: Sequence[AddedFile], version: int
+    ) -> tuple[DataFrame, Column]:
+        """The rows of touched windows, and the part of gold that they can replace."""
+        window = how.window(self.settings)
+        touched = windowed.find_touched(self.spark, self.lake, files, how, window)
+        parallelism = self.spark.sparkContext.defaultParallelism
+        size = min(self.bounds.rows_per_task, -(-sum(t.rows for t in touched) // parallelism))
+        held = delta.files(self.lake, self.silver, version)
+        tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
+        first = min(runs[0][0] for task in tasks for runs in task.windows.values()) * window[1]
+        last = max(runs[-1][1] for task in tasks for runs in task.windows.values()) * window[1]
+        within = F.col(f"held.{how.start}").between(F.timestamp_micros(F.lit(first)), F.timestamp_micros(F.lit(last)))
+        return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks), within
+
+    def _grouped(self, how: Grouped, files: Sequence[AddedFile]) -> DataFrame:
+        schema = self._delta(self.silver).schema
+        new = self.spark.read.schema(schema).parquet(*(f.path for f in files))
+        inputs = {name: self._input(name) for name in how.inputs}
+        return how.compute(inputs, how.touched(new, inputs, self.settings), self.settings)
+
+    def _input(self, name: str) -> DataFrame:
+        kind, _, rest = name.partition("/")
+        if kind == "truth":
+            return self.spark.read.parquet(self.lake.truth(rest))
+        return self._delta(f"{self.lake.uri}/{name}")
+
+    def _delta(self, path: str) -> DataFrame:
+        return self.spark.read.format("delta").load(path)
+
+    def missing_inputs(self) -> list[str]:
+        """Inputs that are not there (yet): without them there is nothing to compute."""
+        if isinstance(self.table.how, Windowed):
+            return []
+        return [name for name in self.table.how.inputs if not self._is_there(name)]
+
+    def _is_there(self, name: str) -> bool:
+        kind, _, rest = name.partition("/")
+        if kind != "truth":
+            return delta.latest_version(self.lake, f"{self.lake.uri}/{name}") is not None
+        folder = self.lake.arrow_path(self.lake.truth(rest))
+        return self.lake.filesystem().get_file_info(folder).type == pafs.FileType.Directory
+
+    def _exist(self, files: Iterable[AddedFile]) -> bool:
+        """Whether VACUUM has left them all: compacted files stay readable until then."""
+        infos = self.lake.filesystem().get_file_info([self.lake.arrow_path(f.path) for f in files])
+        return all(info.type == pafs.FileType.File for info in infos)
+
+
+def _batches(
+    commits: Sequence[tuple[int, list[AddedFile]]], limit: int
+) -> Iterator[tuple[int, list[AddedFile]]]:
+    """Join commits up to ``limit`` bytes; what was added counts up to the last version joined."""
+    files: list[AddedFile] = []
+    version = None
+    for number, added in commits:
+        if files and sum(f.bytes for f in [*files, *added]) > limit:
+            yield version, files
+            files = []
+        files.extend(added)
+        version = number
+    if version is not None:
+        yield version, files

@@ -1,0 +1,243 @@
+"""From bronze files to rows: which files are new, what they hold, and their rows with conformed columns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from jobs.lake.conform import Drift, conform, drift_of, extra_fields, match_names, spark_schema
+from jobs.lake.layout import Lake, hive_values
+from jobs.lake.tables import Dataset
+
+_BINARY_FILE = "path string, modificationTime timestamp, length long, content binary"
+_MAX_ERROR = 300
+
+PROVENANCE: Mapping[str, str] = {"_row": "string", "_arrival": "long", "_source_file": "string", "_source_row": "long"}
+"""Columns that travel with a row until it is written: itself as JSON, its place in the order of arrival, its file
+relative to the lake, and its number in that file."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A file that Spark's checkpoint has handed out.
+
+    Attributes:
+        path: As Spark spells it.
+        bytes: Length.
+        modified: Modification time, microseconds since the epoch.
+    """
+
+    path: str
+    bytes: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a file's footer says.
+
+    Attributes:
+        file: The file.
+        rows: Number of rows; 0 if it could not be read.
+        schema: Its columns; None if it could not be read.
+        bounds: Column -> (smallest, largest), where the footer has both.
+        error: Why it could not be read; empty if it could.
+    """
+
+    file: Arrived
+    rows: int = 0
+    schema: pa.Schema | None = None
+    bounds: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    error: str = ""
+
+
+def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
+    """A stream of the paths, lengths and times of files under ``folder``; their content is never read.
+
+    Spark's checkpoint hands out each file once. Files are taken however old they are: Spark would by default leave
+    out, in silence, what is a week older than the newest.
+    """
+    return (
+        spark.readStream.format("binaryFile")
+        .schema(_BINARY_FILE)
+        .option("recursiveFileLookup", "true")
+        .option("maxFilesPerTrigger", max_files)
+        .option("maxFileAge", "36500d")
+        .load(folder)
+        .select("path", F.unix_micros("modificationTime").alias("modified"), F.col("length").alias("bytes"))
+    )
+
+
+def probe(spark: SparkSession, lake: Lake, files: Sequence[Arrived], *, thorough: bool = False) -> list[Probed]:
+    """Read every file's footer, on the workers.
+
+    Args:
+        spark: The session.
+        lake: Where the files are.
+        files: What to read.
+        thorough: Read the data pages as well, to find the file that broke a batch.
+    """
+    filesystem, places = lake.filesystem(), {f.path: lake.arrow_path(f.path) for f in files}
+
+    def probe_one(file: Arrived) -> Probed:
+        return _probe(filesystem, places[file.path], file, thorough)
+
+    slices = min(len(files), 4 * spark.sparkContext.defaultParallelism)
+    return spark.sparkContext.parallelize(files, slices).map(probe_one).collect()
+
+
+def probe_here(lake: Lake, files: Iterable[Arrived]) -> Iterator[Probed]:
+    """Read every file's footer in this process: for a look, without Spark."""
+    filesystem = lake.filesystem()
+    for file in files:
+        yield _probe(filesystem, lake.arrow_path(file.path), file, thorough=False)
+
+
+def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: bool) -> Probed:
+    if file.bytes == 0:
+        return Probed(file, error="the file is empty")
+    with filesystem.open_input_file(place) as source:
+        # What fails from here on is the file's fault: the store has answered.
+        try:
+            parquet = pq.ParquetFile(source)
+            if thorough:
+                for _ in parquet.iter_batches():
+                    pass
+            schema = parquet.schema_arrow.remove_metadata()
+            spark_schema(schema)
+            return Probed(file, parquet.metadata.num_rows, schema, _bounds(parquet.metadata))
+        except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+            return Probed(file, error=" ".join(str(error).split())[:_MAX_ERROR])
+
+
+def _bounds(metadata: pq.FileMetaData) -> dict[str, tuple[Any, Any]]:
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    bounds = {}
+    for index in range(metadata.num_columns if groups else 0):
+        statistics = [group.column(index).statistics for group in groups]
+        if all(s is not None and s.has_min_max for s in statistics):
+            name = groups[0].column(index).path_in_schema
+            bounds[name] = (min(s.min for s in statistics), max(s.max for s in statistics))
+    return bounds
+
+
+def evolved_schema(declared: T.StructType, probed: Iterable[Probed], aliases: Mapping[str, str]) -> T.StructType:
+    """``declared`` with the columns that arrived and are not declared, in the order of their first arrival."""
+    schema = declared
+    for file in probed:
+        if file.schema is not None:
+            schema = T.StructType([*schema, *extra_fields(spark_schema(file.schema), schema, aliases)])
+    return schema
+
+
+def find_drift(declared: T.StructType, probed: Iterable[Probed], lake: Lake, dataset: Dataset) -> dict[Drift, str]:
+    """Every difference between the files' schemas and silver's, with the first file that showed it."""
+    found: dict[Drift, str] = {}
+    for file in probed:
+        if file.schema is not None:
+            relative = lake.relative(file.file.path)
+            in_path = list(hive_values(relative))
+            for drift in drift_of(spark_schema(file.schema), declared, dataset.aliases, in_path):
+                found.setdefault(drift, relative)
+    return found
+
+
+def read(
+    spark: SparkSession, lake: Lake, dataset: Dataset, probed: Sequence[Probed], target: T.StructType
+) -> DataFrame:
+    """The rows of readable files, conformed to ``target``, with :data:`PROVENANCE`.
+
+    Files of one schema are read together and with exactly that schema, so no file can spoil another's reading.
+
+    Args:
+        spark: The session.
+        lake: Where the files are.
+        dataset: Whose rows they are.
+        probed: Readable files in their order of arrival.
+        target: Columns of silver.
+    """
+    places = spark._jvm.org.apache.hadoop.fs.Path  # type: ignore[union-attr]
+    in_path = sorted({k for p in probed for k in hive_values(lake.relative(p.file.path))} & set(target.names))
+    by_schema: dict[pa.Schema, list[Probed]] = defaultdict(list)
+    records = []
+    for order, item in enumerate(probed):
+        assert item.schema is not None
+        by_schema[item.schema].append(item)
+        relative = lake.relative(item.file.path)
+        values = hive_values(relative)
+        uri = places(item.file.path).toUri().toString()
+        records.append((uri, order, relative, *(values.get(k) for k in in_path)))
+    files = spark.createDataFrame(
+        records,
+        T.StructType(
+            [
+                T.StructField("_uri", T.StringType()),
+                T.StructField("_order", T.LongType()),
+                T.StructField("_source_file", T.StringType()),
+                *(T.StructField(f"_path_{k}", T.StringType()) for k in in_path),
+            ]
+        ),
+    )
+    parts = [
+        _read_group(spark, schema, [p.file.path for p in group], files, dataset, target, in_path)
+        for schema, group in by_schema.items()
+    ]
+    return reduce(DataFrame.unionByName, parts)
+
+
+def _read_group(
+    spark: SparkSession,
+    schema: pa.Schema,
+    paths: list[str],
+    files: DataFrame,
+    dataset: Dataset,
+    target: T.StructType,
+    in_path: Sequence[str],
+) -> DataFrame:
+    arrived = spark_schema(schema)
+    # Hadoop takes [ ] { } * ? in a path for a pattern; these are names.
+    rows = spark.read.schema(arrived).option("pathGlobFilter", "*").parquet(*(_literal(p) for p in paths))
+    original = F.struct(*(F.col(f"`{name}`") for name in arrived.names), *(F.col(f"_path_{k}").alias(k) for k in in_path if k not in arrived.names))
+    located = (
+        rows.select("*", F.col("_metadata.file_path").alias("_uri"), F.col("_metadata.row_index").alias("_source_row"))
+        .join(F.broadcast(files), "_uri")
+        .withColumn("_row", F.to_json(original, {"ignoreNullFields": "false"}))
+        .withColumn("_arrival", F.shiftleft(F.col("_order"), 40) + F.col("_source_row"))
+    )
+    from_path = {k: F.col(f"_path_{k}") for k in in_path}
+    return conform(located, arrived, target, dataset.aliases, from_path, list(PROVENANCE))
+
+
+def _literal(path: str) -> str:
+    return "".join(f"\\{c}" if c in "[]{}*?\\" else c for c in path)
+
+
+def key_bounds(probed: Sequence[Probed], lake: Lake, dataset: Dataset) -> dict[str, tuple[Any, Any]]:
+    """Key column -> (smallest, largest) value in these files, for the columns where that is certain."""
+    bounds = {}
+    for name in dataset.key:
+        ranges = [_bounds_of(p, name, lake, dataset) for p in probed]
+        known = [r for r in ranges if r is not None]
+        if known and len(known) == len(ranges):
+            bounds[name] = (min(low for low, _ in known), max(high for _, high in known))
+    return bounds
+
+
+def _bounds_of(item: Probed, name: str, lake: Lake, dataset: Dataset) -> tuple[Any, Any] | None:
+    assert item.schema is not None
+    kind = dataset.schema[name].dataType
+    source = match_names(item.schema.names, [name], dataset.aliases).get(name)
+    if source is not None:
+        return item.bounds.get(source) if spark_schema(item.schema)[source].dataType == kind else None
+    value = hive_values(lake.relative(item.file.path)).get(name)
+    return (value, value) if value is not None and isinstance(kind, T.StringType) else None

@@ -1,0 +1,147 @@
+"""Where everything in a lake is, and the clients that reach it: the one place that knows paths."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow.fs as pafs
+
+from jobs.lake.config import S3Settings
+from jobs.lake.errors import UsageError
+from sim.writers import Writer, open_writer
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake at a URI: a folder or ``s3a://bucket/prefix``.
+
+    Attributes:
+        uri: Absolute path or ``s3a://bucket/prefix``, without a trailing slash.
+        s3: How S3 is reached; unused for a folder.
+    """
+
+    uri: str
+    s3: S3Settings = field(default_factory=lambda: S3Settings())
+
+    @classmethod
+    def parse(cls, text: str, s3: S3Settings | None = None) -> Lake:
+        """Make a lake of what a person types.
+
+        Raises:
+            UsageError: The scheme is neither a folder's nor S3's.
+        """
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            return cls(str(Path(text).expanduser().resolve()), s3 or S3Settings())
+        if scheme == "file":
+            return cls(str(Path("/" + rest.lstrip("/")).resolve()), s3 or S3Settings())
+        if scheme in ("s3", "s3a") and rest.strip("/"):
+            return cls(f"s3a://{rest.rstrip('/')}", s3 or S3Settings())
+        raise UsageError(
+            f"'{text}' is not a lake",
+            why="a lake is a folder or s3a://bucket/prefix",
+            remedy="--lake ./lake, or --lake s3a://my-bucket/lake",
+        )
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether the lake is in an object store."""
+        return self.uri.startswith("s3a://")
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of a lake on S3."""
+        return self.uri.removeprefix("s3a://").partition("/")[0]
+
+    def bronze(self, dataset: str) -> str:
+        """Raw Parquet of a dataset, as it arrived."""
+        return f"{self.uri}/bronze/{dataset}"
+
+    def truth(self, name: str) -> str:
+        """What was simulated or injected, for grading."""
+        return f"{self.uri}/bronze/_truth/{name}"
+
+    def silver(self, dataset: str) -> str:
+        """Valid, deduplicated rows of a dataset."""
+        return f"{self.uri}/silver/{dataset}"
+
+    def quarantine(self, dataset: str) -> str:
+        """Refused rows of a dataset, with their reasons."""
+        return f"{self.uri}/quarantine/{dataset}"
+
+    def gold(self, table: str) -> str:
+        """A table of features or aggregates."""
+        return f"{self.uri}/gold/{table}"
+
+    @property
+    def ledger(self) -> str:
+        """The books: one row per batch, stage and dataset."""
+        return f"{self.uri}/ops/ledger"
+
+    @property
+    def drift(self) -> str:
+        """Every change of schema that was seen."""
+        return f"{self.uri}/ops/drift"
+
+    def checkpoint(self, stage: str, dataset: str) -> str:
+        """Spark's own record of the files it has handed out."""
+        return f"{self.uri}/ops/checkpoints/{stage}/{dataset}"
+
+    def relative(self, path: str) -> str:
+        """A path as it stands below the lake's root: the same for a folder and for S3."""
+        root = self.uri if self.on_s3 else self.uri.rstrip("/")
+        plain = path if path.startswith("s3a://") else "/" + path.removeprefix("file:").lstrip("/")
+        return plain.removeprefix(root).lstrip("/")
+
+    def filesystem(self) -> pafs.FileSystem:
+        """An Arrow file system that reads this lake; it pickles, so Spark's workers use it as well."""
+        if not self.on_s3:
+            return pafs.LocalFileSystem()
+        scheme, _, host = self.s3.endpoint.rpartition("://")
+        return pafs.S3FileSystem(
+            region=self.s3.region,
+            endpoint_override=host or None,
+            scheme=scheme or "https",
+        )
+
+    def arrow_path(self, path: str) -> str:
+        """``path`` as :meth:`filesystem` wants it: without a scheme."""
+        if self.on_s3:
+            return path.removeprefix("s3a://")
+        return "/" + path.removeprefix("file:").lstrip("/")
+
+    def delta_uri(self, table: str) -> str:
+        """A table's address for ``deltalake`` and DuckDB, which know ``s3://`` only."""
+        return table.replace("s3a://", "s3://", 1)
+
+    def delta_options(self) -> dict[str, str]:
+        """Storage options for ``deltalake``: the endpoint and region; credentials come from the environment."""
+        if not self.on_s3:
+            return {}
+        options = {"AWS_REGION": self.s3.region}
+        if self.s3.endpoint:
+            options["AWS_ENDPOINT_URL"] = self.s3.endpoint
+            options["AWS_ALLOW_HTTP"] = str(self.s3.endpoint.startswith("http://")).lower()
+        return options
+
+    def writer(self) -> Writer:
+        """The writer of bronze files."""
+        if not self.on_s3:
+            return open_writer(self.uri)
+        options: dict[str, Any] = {"endpoint_url": self.s3.endpoint or None, "region": self.s3.region}
+        if self.s3.encryption:
+            options |= {"encryption": self.s3.encryption, "kms_key_id": self.s3.kms_key_id or None}
+        return open_writer(self.uri, **options)
+
+
+def hive_values(relative: str) -> dict[str, str | None]:
+    """The partition values in a path: ``a=1/b=x%3Dy/f.parquet`` gives ``{"a": "1", "b": "x=y"}``.
+
+    Values stay text, so that ``county=06`` keeps its zero; Hive's name for null gives None.
+    """
+    pairs = (part.split("=", 1) for part in os.path.dirname(relative).split("/") if "=" in part)
+    return {unquote(k): None if v == "__HIVE_DEFAULT_PARTITION__" else unquote(v) for k, v in pairs}

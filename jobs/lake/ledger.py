@@ -1,0 +1,110 @@
+"""The books: what every batch of every run read, wrote and refused, and that nothing is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from importlib import metadata
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
+
+from jobs.lake import delta
+from jobs.lake.errors import BooksError
+from jobs.lake.layout import Lake
+from jobs.lake.tables import column
+
+NOTHING_NEW = "nothing new"
+
+SCHEMA = T.StructType(
+    [
+        column("run_id", T.StringType(), "The run: one command, from start to end"),
+        column("stage", T.StringType(), "simulate, ingest, silver or gold"),
+        column("dataset", T.StringType(), "The dataset, or the gold table"),
+        column("batch_id", T.StringType(), "The transaction that the row is about"),
+        column("outcome", T.StringType(), "done, or nothing new"),
+        column("started_at", T.TimestampType(), "Start of the batch", "UTC"),
+        column("seconds", T.DoubleType(), "Duration of the batch", "s"),
+        column("files", T.LongType(), "Files read"),
+        column("files_quarantined", T.LongType(), "Files refused whole, whose rows nobody could count"),
+        column("rows_read", T.LongType(), "Rows in the footers of the files read"),
+        column("rows_written", T.LongType(), "Rows that the stage wrote"),
+        column("rows_duplicate", T.LongType(), "Rows equal to one that is already there"),
+        column("rows_quarantined", T.LongType(), "Rows refused, each in quarantine with its reasons"),
+        column("bytes_read", T.LongType(), "Length of the files read", "bytes"),
+        column("versions", T.StringType(), "Versions of the suite, Spark and Delta"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the books; the columns are those of :data:`SCHEMA`."""
+
+    run_id: str
+    stage: str
+    dataset: str
+    batch_id: str
+    started_at: datetime
+    seconds: float
+    outcome: str = "done"
+    files: int = 0
+    files_quarantined: int = 0
+    rows_read: int = 0
+    rows_written: int = 0
+    rows_duplicate: int = 0
+    rows_quarantined: int = 0
+    bytes_read: int = 0
+    versions: str = field(default_factory=lambda: versions())
+
+    def check(self) -> Entry:
+        """Return self if every row read is accounted for.
+
+        Raises:
+            BooksError: It is not.
+        """
+        accounted = self.rows_written + self.rows_duplicate + self.rows_quarantined
+        if self.rows_read != accounted:
+            raise BooksError(
+                f"the books of {self.stage} {self.dataset} do not balance: {self.rows_read:,} rows read,"
+                f" {accounted:,} accounted for",
+                why=f"{self.rows_written:,} written + {self.rows_duplicate:,} duplicates"
+                f" + {self.rows_quarantined:,} quarantined in batch {self.batch_id}",
+                remedy="nothing was marked as done; run the same command again, and report this if it stays",
+            )
+        return self
+
+
+def versions() -> str:
+    """The versions that a table may one day have to be explained by."""
+    return f"suite {suite_version()}, spark {metadata.version('pyspark')}, delta {metadata.version('delta-spark')}"
+
+
+def suite_version() -> str:
+    """The version of this suite."""
+    from jobs import VERSION
+
+    return VERSION
+
+
+def record(spark: SparkSession, lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction) -> None:
+    """Write rows of the books, once."""
+    names = [f.name for f in SCHEMA]
+    rows = [tuple(asdict(entry)[name] for name in names) for entry in entries]
+    delta.append(spark.createDataFrame(rows, SCHEMA).coalesce(1), lake.ledger, transaction)
+
+
+def totals(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The closing table: a row per stage and dataset."""
+    summed: dict[tuple[str, str], dict[str, Any]] = {}
+    counted = [f.name for f in fields(Entry) if f.name.startswith(("files", "rows", "seconds"))]
+    for entry in entries:
+        row = summed.setdefault(
+            (entry.stage, entry.dataset), {"stage": entry.stage, "dataset": entry.dataset} | dict.fromkeys(counted, 0)
+        )
+        for name in counted:
+            row[name] += getattr(entry, name)
+        row["outcome"] = entry.outcome
+    return list(summed.values())

@@ -1,0 +1,76 @@
+"""The one way to a Spark session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobs.lake.config import Settings
+from jobs.lake.layout import Lake
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> dict[str, str]:
+    """Spark's settings for a lake.
+
+    Args:
+        settings: The settings in force.
+        lake: Where the data is.
+        float_columns: Columns written without a dictionary: measurements hardly repeat, and the attempt to find
+            repeats costs a third of the time of a write.
+    """
+    conf = {
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
+        "spark.sql.parquet.compression.codec": "zstd",
+        # INT96, Spark's default, has no statistics and is deprecated; other readers want microseconds.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # Files with nanoseconds (pandas' default) come as integers and are converted by the promotion.
+        "spark.sql.legacy.parquet.nanosAsLong": "true",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Planning 50 tasks for the log of a small table takes longer than reading it.
+        "spark.databricks.delta.snapshotPartitions": "2",
+        # deltalake and DuckDB read our tables: no deletion vectors.
+        "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+        "spark.sql.streaming.metricsEnabled": "false",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    conf |= {f"spark.hadoop.parquet.enable.dictionary#{name}": "false" for name in float_columns}
+    if lake.on_s3:
+        conf |= {
+            "spark.hadoop.fs.s3a.endpoint.region": lake.s3.region,
+            "spark.sql.streaming.checkpointFileManagerClass": (
+                "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
+            ),
+        }
+        if lake.s3.endpoint:
+            conf |= {
+                "spark.hadoop.fs.s3a.endpoint": lake.s3.endpoint,
+                "spark.hadoop.fs.s3a.path.style.access": "true",
+                "spark.hadoop.fs.s3a.connection.ssl.enabled": str(lake.s3.endpoint.startswith("https")).lower(),
+            }
+    return conf | dict(settings.spark.conf)
+
+
+def open_session(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> SparkSession:
+    """Open the session for a lake, or take the one that is open and set it for this lake.
+
+    Under ``spark-submit`` the master and the JARs are given; elsewhere (tests, notebooks) the session is local and
+    takes the JARs of ``LAKEHOUSE_JARS``.
+    """
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.appName("sensor-lakehouse")
+    for name, value in spark_conf(settings, lake, float_columns).items():
+        builder = builder.config(name, value)
+    folder = os.environ.get("LAKEHOUSE_JARS", "")
+    if folder and "LAKEHOUSE_SUBMITTED" not in os.environ:
+        jars = ",".join(os.path.join(folder, name) for name in sorted(os.listdir(folder)))
+        builder = builder.config("spark.jars", jars).config("spark.driver.memory", settings.spark.driver_memory)
+    return builder.getOrCreate()

@@ -1,0 +1,164 @@
+"""What a dataset and a gold table are: the two definitions that every module of theirs fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+from pyspark.sql import Column, DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import DataType, StructField, StructType
+
+
+class NoSettings(BaseModel):
+    """For a dataset or table that has nothing to set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def column(name: str, kind: DataType, comment: str, unit: str = "", *, nullable: bool = True) -> StructField:
+    """A column of a table, with what the documentation says of it."""
+    return StructField(name, kind, nullable, {"comment": comment, "unit": unit})
+
+
+def documented_schema(schema: pa.Schema) -> StructType:
+    """An Arrow schema whose fields carry ``comment`` and ``unit`` as metadata, as Spark's."""
+    fields = []
+    for field, kind in zip(schema, from_arrow_schema(schema), strict=True):
+        said = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        fields.append(column(field.name, kind.dataType, said.get("comment", ""), said.get("unit", "")))
+    return StructType(fields)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file handed to ``ingest``.
+
+    Attributes:
+        name: File name without its folder.
+        lines: Opens the file and yields its lines, decompressed, each bounded in length.
+    """
+
+    name: str
+    lines: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A bounded piece of a parsed source file.
+
+    Attributes:
+        rows: Good rows in bronze's columns.
+        refused: (line number, text, reason) of every line that is no row.
+    """
+
+    rows: pa.Table
+    refused: Sequence[tuple[int, str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """How files of a dataset become bronze.
+
+    Attributes:
+        parse: (file, all files of the call) -> pieces; raises ``FileRefusedError`` for a foreign file.
+        companion: Whether a file only completes others and brings no rows of its own.
+        partition_by: Hive partition columns of bronze.
+        accepts: What file names look like, for error messages.
+    """
+
+    parse: Callable[[SourceFile, Sequence[SourceFile]], Iterator[Parsed]]
+    companion: Callable[[str], bool]
+    partition_by: tuple[str, ...]
+    accepts: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One kind of sensor data, from bronze to silver.
+
+    Attributes:
+        name: Folder name under ``bronze``, ``silver`` and ``quarantine``.
+        schema: Columns of silver; one that is not nullable must have a value in every row.
+        key: Columns that identify a row.
+        entity: The column whose rows stay together in a file, one of ``key``.
+        settings: Thresholds, set under ``datasets.<name>`` in the configuration.
+        rules: settings -> checks, each a Column that is null for a good row and the reason for a bad one.
+        clean: Conformed rows -> rows as silver wants them; for trimming, normalising, deriving.
+        aliases: Other spellings of a column's name, compared without case.
+        ingest: How files become bronze; None if the dataset has no files of its own.
+    """
+
+    name: str
+    schema: StructType
+    key: tuple[str, ...]
+    entity: str
+    rules: Callable[[Any], list[Column]]
+    settings: type[BaseModel] = NoSettings
+    clean: Callable[[DataFrame], DataFrame] = lambda rows: rows
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    ingest: Ingest | None = None
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """A gold table computed window by window from silver's files, without moving rows between JVM and Python.
+
+    Attributes:
+        columns: Silver columns the kernel needs; the first is the entity, the second the event time.
+        window: settings -> (length, hop) in microseconds; window ``k`` starts at ``k * hop`` since the epoch.
+        kernel: (rows, settings, ranges of window numbers per entity) -> rows of the gold table.
+        start: Column of the gold table with the start of the window.
+    """
+
+    columns: tuple[str, ...]
+    window: Callable[[Any], tuple[int, int]]
+    kernel: Callable[[pa.Table, Any, Mapping[str, Sequence[tuple[int, int]]]], pa.Table]
+    start: str = "window_start"
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A gold table computed by Spark for the groups that new silver rows touch.
+
+    Attributes:
+        inputs: What it reads: ``silver/<dataset>``, ``gold/<table>`` or ``truth/<name>``.
+        touched: (new silver rows, inputs, settings) -> keys of the groups to compute anew.
+        compute: (inputs, touched groups, settings) -> rows of the gold table.
+    """
+
+    inputs: tuple[str, ...]
+    touched: Callable[[DataFrame, Mapping[str, DataFrame], Any], DataFrame]
+    compute: Callable[[Mapping[str, DataFrame], DataFrame, Any], DataFrame]
+
+
+@dataclass(frozen=True)
+class GoldTable:
+    """A table of features or aggregates that follows the silver of one dataset.
+
+    Attributes:
+        name: Folder name under ``gold``.
+        dataset: The dataset whose new rows set it going.
+        schema: Its columns.
+        key: Columns that identify a row.
+        settings: Set under ``tables.<name>`` in the configuration.
+        how: The computation.
+    """
+
+    name: str
+    dataset: str
+    schema: StructType
+    key: tuple[str, ...]
+    how: Windowed | Grouped
+    settings: type[BaseModel] = NoSettings
+
+
+T = TypeVar("T", "Dataset", "GoldTable")
+
+
+def by_name(*items: T) -> dict[str, T]:
+    """Index definitions by their name, in the order given."""
+    return {item.name: item for item in items}

@@ -1,0 +1,232 @@
+"""Window by window over silver's files: Spark hands out file names, each worker reads and computes.
+
+Moving rows between the JVM and Python costs several times what a spectrum does. So the rows never enter the JVM:
+a task is told which files to read, for which entities and windows, and returns finished rows of the gold table.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.lake.delta import AddedFile
+from jobs.lake.layout import Lake
+from jobs.lake.tables import GoldTable, Windowed
+
+Range = tuple[int, int]
+"""First and last number of a run of windows."""
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Windows of one entity that rows of one file fall into.
+
+    Attributes:
+        file: The file.
+        entity: The entity.
+        rows: The entity's rows in the file.
+        windows: Runs of window numbers, in order, apart from each other.
+    """
+
+    file: str
+    entity: str
+    rows: int
+    windows: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one worker computes.
+
+    Attributes:
+        files: Files to read.
+        windows: Entity -> runs of window numbers.
+    """
+
+    files: tuple[str, ...]
+    windows: Mapping[str, tuple[Range, ...]]
+
+
+def find_touched(
+    spark: SparkSession, lake: Lake, files: Sequence[AddedFile], how: Windowed, window: tuple[int, int]
+) -> list[Touched]:
+    """Which windows the rows of new files fall into; reads two columns, on the workers."""
+    filesystem, places = lake.filesystem(), [lake.arrow_path(f.path) for f in files]
+    entity, time = how.columns[:2]
+
+    def touch(place: str) -> list[Touched]:
+        return _touch(filesystem, place, entity, time, window)
+
+    return spark.sparkContext.parallelize(places, len(places)).flatMap(touch).collect()
+
+
+def _touch(
+    filesystem: pafs.FileSystem, place: str, entity: str, time: str, window: tuple[int, int]
+) -> list[Touched]:
+    length, hop = window
+    numbers: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
+    rows: dict[str, int] = defaultdict(int)
+    with filesystem.open_input_file(place) as source:
+        file = pq.ParquetFile(source, read_dictionary=[entity])
+        for batch in file.iter_batches(1 << 20, columns=[entity, time]):
+            names = batch.column(entity).dictionary.to_pylist()
+            codes = np.asarray(batch.column(entity).indices)
+            last = np.asarray(batch.column(time).cast(pa.int64())) // hop
+            # Rows are in order nearly always, so runs of equal pairs shrink a window's rows to one.
+            starts = np.flatnonzero(np.r_[True, (codes[1:] != codes[:-1]) | (last[1:] != last[:-1])])
+            counts = np.diff(np.r_[starts, len(codes)])
+            for code in np.unique(codes[starts]):
+                mine = codes[starts] == code
+                numbers[names[code]].append(np.unique(last[starts[mine]]))
+                rows[names[code]] += int(counts[mine].sum())
+    reach = -(-length // hop) - 1  # earlier windows that a row falls into as well
+    return [
+        Touched(place, name, rows[name], _runs(np.unique(np.concatenate(found)), reach))
+        for name, found in numbers.items()
+    ]
+
+
+def _runs(numbers: npt.NDArray[np.int64], reach: int) -> tuple[Range, ...]:
+    """Runs of the windows ``[n - reach, n]`` of sorted numbers ``n``."""
+    breaks = np.flatnonzero(np.diff(numbers) > reach + 1)
+    firsts = numbers[np.r_[0, breaks + 1]] - reach
+    lasts = numbers[np.r_[breaks, len(numbers) - 1]]
+    return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def merge_runs(runs: Iterable[Range]) -> tuple[Range, ...]:
+    """Join runs that overlap or adjoin."""
+    merged: list[Range] = []
+    for first, last in sorted(runs):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def plan_tasks(
+    touched: Sequence[Touched], held: Sequence[AddedFile], lake: Lake, how: Windowed, window: tuple[int, int], rows: int
+) -> list[Task]:
+    """Share the touched windows out over tasks of about ``rows`` rows.
+
+    Entities that are in the same new files share tasks, so a file is read about once. A task also reads the files
+    of ``held`` that could hold rows of its windows by the log's statistics: those of a window that straddles two
+    files, or that late rows fall into.
+    """
+    of_entity: dict[str, list[Touched]] = defaultdict(list)
+    for item in touched:
+        of_entity[item.entity].append(item)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in sorted(of_entity):
+        groups[tuple(sorted({t.file for t in of_entity[name]}))].append(name)
+    tasks = []
+    for names in groups.values():
+        chunk: dict[str, tuple[Range, ...]] = {}
+        size = 0
+        for name in names:
+            runs = merge_runs(run for t in of_entity[name] for run in t.windows)
+            for part, count in _split(runs, sum(t.rows for t in of_entity[name]), rows):
+                if chunk and (size + count > rows or name in chunk):
+                    tasks.append(chunk)
+                    chunk, size = {}, 0
+                chunk[name] = part
+                size += count
+        tasks.append(chunk)
+    return [Task(_files_for(chunk, held, lake, how, window), chunk) for chunk in tasks]
+
+
+def _split(runs: tuple[Range, ...], count: int, limit: int) -> Iterator[tuple[tuple[Range, ...], int]]:
+    """Cut one entity's windows into parts of at most ``limit`` rows, as far as rows are spread evenly."""
+    total = sum(last - first + 1 for first, last in runs)
+    parts = -(-count // limit)
+    size = -(-total // parts)
+    part: list[Range] = []
+    room = size
+    for first, last in runs:
+        while last - first + 1 > room:
+            if room:
+                part.append((first, first + room - 1))
+                first += room
+            yield tuple(part), count // parts
+            part, room = [], size
+        part.append((first, last))
+        room -= last - first + 1
+    if part:
+        yield tuple(part), count // parts
+
+
+def _files_for(
+    windows: Mapping[str, tuple[Range, ...]],
+    held: Sequence[AddedFile],
+    lake: Lake,
+    how: Windowed,
+    window: tuple[int, int],
+) -> tuple[str, ...]:
+    entity, time = how.columns[:2]
+    length, hop = window
+    start = min(runs[0][0] for runs in windows.values()) * hop
+    end = max(runs[-1][1] for runs in windows.values()) * hop + length
+    first, last = min(windows), max(windows)
+    return tuple(
+        lake.arrow_path(f.path)
+        for f in held
+        # The log cuts times to milliseconds and long text to a prefix: both bounds are taken generously.
+        if _micros(f.low.get(time), 0) < end
+        and _micros(f.high.get(time), end) + 1000 >= start
+        and f.low.get(entity, "") <= last
+        and f.high.get(entity, last) >= first[:32]
+    )
+
+
+def _micros(value: Any, otherwise: int) -> int:
+    return otherwise if value is None else int(np.datetime64(value.replace(tzinfo=None), "us").astype(np.int64))
+
+
+def compute(
+    spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, tasks: Sequence[Task]
+) -> DataFrame:
+    """Rows of a gold table, one Spark task per :class:`Task`."""
+    assert isinstance(table.how, Windowed)
+    how, filesystem, window = table.how, lake.filesystem(), table.how.window(settings)
+
+    def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                task = tasks[number]
+                rows = read_task(filesystem, task, how.columns, window)
+                yield from how.kernel(rows, settings, task.windows).to_batches()
+
+    numbers = spark.createDataFrame(spark.sparkContext.parallelize([(i,) for i in range(len(tasks))], len(tasks)), "n int")
+    return numbers.mapInArrow(work, table.schema)
+
+
+def read_task(filesystem: pafs.FileSystem, task: Task, columns: Sequence[str], window: tuple[int, int]) -> pa.Table:
+    """The rows that a task's windows can hold, in whatever order the files have."""
+    length, hop = window
+    entity, time = columns[:2]
+    start = min(runs[0][0] for runs in task.windows.values()) * hop
+    end = max(runs[-1][1] for runs in task.windows.values()) * hop + length
+    instant = pa.timestamp("us", tz="UTC")
+    names = sorted(task.windows)
+    # The comparisons prune row groups by their statistics, which isin does not.
+    wanted = (
+        (pc.field(time) >= pa.scalar(start, instant))
+        & (pc.field(time) < pa.scalar(end, instant))
+        & (pc.field(entity) >= names[0])
+        & (pc.field(entity) <= names[-1])
+        & pc.field(entity).isin(names)
+    )
+    dataset = pads.dataset(list(task.files), filesystem=filesystem, format="parquet")
+    return dataset.to_table(columns=list(columns), filter=wanted, use_threads=False)
