@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column
 from pyspark.sql import types as T
 
 from jobs.datasets import cmapss
 from jobs.lake import quality
-from jobs.lake.tables import Dataset, column
+from jobs.lake.tables import Dataset, Ingest, Parsed, SourceFile, column
 
 SETTINGS = tuple(f"setting_{i}" for i in range(1, 4))
 SENSORS = tuple(f"sensor_{i}" for i in range(1, 22))
@@ -64,6 +66,25 @@ def rules(settings: TurbofanSettings) -> list[Column]:
     ]
 
 
+def companions(name: str) -> list[str]:
+    """The remaining lives of a test file's engines are in a file beside it."""
+    told = cmapss.parse_name(name)
+    return [f"RUL_{told.subset}.txt", f"RUL_{told.subset}.txt.gz"] if told.split == "test" else []
+
+
+def parse(file: SourceFile, beside: Sequence[SourceFile]) -> Iterator[Parsed]:
+    """Rows of a ``train_`` or ``test_`` file; read twice, because remaining life counts from the last cycle."""
+    lives = None
+    for companion in beside[:1]:
+        with companion.open() as stream:
+            lives = cmapss.parse_remaining_life(cmapss.read_lines(stream), companion.name)
+    with file.open() as stream:
+        last = cmapss.last_cycles(cmapss.read_lines(stream))
+    with file.open() as stream:
+        for batch in cmapss.parse(cmapss.read_lines(stream), file.name, last, lives):
+            yield Parsed(batch.rows, [(line.line_number, line.text, line.reason) for line in batch.refused])
+
+
 DATASET = Dataset(
     name="turbofan",
     schema=T.StructType(
@@ -86,5 +107,10 @@ DATASET = Dataset(
     entity="unit_number",
     settings=TurbofanSettings,
     rules=rules,
-    ingest=cmapss.INGEST,
+    ingest=Ingest(
+        partition_by=("subset", "split"),
+        companions=companions,
+        is_companion=lambda name: cmapss.parse_name(name).split == "rul",
+        parse=parse,
+    ),
 )

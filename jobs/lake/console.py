@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.table import Table
@@ -21,16 +21,11 @@ def reopen_streams() -> None:
     ``spark-submit.sh`` names the real ones in ``LAKEHOUSE_STDOUT`` and ``LAKEHOUSE_STDERR``; without it, as on a
     cluster, nothing changes.
     """
-    for name, variable in (("stdout", "LAKEHOUSE_STDOUT"), ("stderr", "LAKEHOUSE_STDERR")):
-        path = os.environ.get(variable)
-        if path and os.path.exists(path):
-            print("lakehouse: job started", flush=True)
-            setattr(sys, name, _reopen(path))
-
-
-def _reopen(path: str) -> IO[str]:
-    # Appending: to open a redirected file anew from its start would overwrite what is in it.
-    return open(path, "a", buffering=1, encoding="utf-8")
+    paths = {name: os.environ.get(f"LAKEHOUSE_{name.upper()}") for name in ("stdout", "stderr")}
+    if all(paths.values()):
+        print("lakehouse: job started", flush=True)  # into the log: Spark is up, and what follows is the job's
+        for name, path in paths.items():
+            setattr(sys, name, open(str(path), "w", buffering=1, encoding="utf-8"))  # noqa: SIM115
 
 
 @dataclass

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+_CHECKPOINT_MANAGER = "spark.sql.streaming.checkpointFileManagerClass"
+
+
 def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> dict[str, str]:
     """Spark's settings for a lake.
 
@@ -45,9 +48,7 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
     if lake.on_s3:
         conf |= {
             "spark.hadoop.fs.s3a.endpoint.region": lake.s3.region,
-            "spark.sql.streaming.checkpointFileManagerClass": (
-                "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
-            ),
+            _CHECKPOINT_MANAGER: "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager",
         }
         if lake.s3.endpoint:
             conf |= {
@@ -66,11 +67,27 @@ def open_session(settings: Settings, lake: Lake, float_columns: Iterable[str] = 
     """
     from pyspark.sql import SparkSession
 
+    conf = spark_conf(settings, lake, float_columns)
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return _adapt(active, conf)
     builder = SparkSession.builder.appName("sensor-lakehouse")
-    for name, value in spark_conf(settings, lake, float_columns).items():
+    for name, value in conf.items():
         builder = builder.config(name, value)
     folder = os.environ.get("LAKEHOUSE_JARS", "")
-    if folder and "LAKEHOUSE_SUBMITTED" not in os.environ:
+    if folder and "LAKEHOUSE_LOG" not in os.environ:  # spark-submit.sh has given both already
         jars = ",".join(os.path.join(folder, name) for name in sorted(os.listdir(folder)))
         builder = builder.config("spark.jars", jars).config("spark.driver.memory", settings.spark.driver_memory)
     return builder.getOrCreate()
+
+
+def _adapt(session: SparkSession, conf: dict[str, str]) -> SparkSession:
+    """Set an open session for another lake, as far as a running one can be."""
+    for name, value in conf.items():
+        if session.conf.isModifiable(name):
+            session.conf.set(name, value)
+        elif name.startswith("spark.hadoop."):
+            session.conf.set(name.removeprefix("spark.hadoop."), value)
+    if _CHECKPOINT_MANAGER not in conf:
+        session.conf.unset(_CHECKPOINT_MANAGER)
+    return session

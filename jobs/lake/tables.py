@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -39,11 +39,11 @@ class SourceFile:
 
     Attributes:
         name: File name without its folder.
-        lines: Opens the file and yields its lines, decompressed, each bounded in length.
+        open: Opens its bytes, decompressed; every call starts anew.
     """
 
     name: str
-    lines: Callable[[], Iterator[bytes]]
+    open: Callable[[], IO[bytes]]
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ class Ingest:
     """How files of a dataset become bronze.
 
     Attributes:
-        parse: (file, all files of the call) -> pieces; raises ``FileRefusedError`` for a foreign file.
-        companion: Whether a file only completes others and brings no rows of its own.
         partition_by: Hive partition columns of bronze.
-        accepts: What file names look like, for error messages.
+        companions: File name -> names of files that complete it, looked for beside it.
+        is_companion: File name -> whether it only completes others; ``FileRefusedError`` for a foreign name.
+        parse: (file, companions found) -> its rows in bounded pieces; ``FileRefusedError`` for a foreign content.
     """
 
-    parse: Callable[[SourceFile, Sequence[SourceFile]], Iterator[Parsed]]
-    companion: Callable[[str], bool]
     partition_by: tuple[str, ...]
-    accepts: str
+    companions: Callable[[str], Sequence[str]]
+    is_companion: Callable[[str], bool]
+    parse: Callable[[SourceFile, Sequence[SourceFile]], Iterator[Parsed]]
 
 
 @dataclass(frozen=True)

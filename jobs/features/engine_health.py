@@ -1,0 +1,759 @@
+"""gold/engine_health: health and anomalies per engine and cycle, learned from run-to-failure engines.
+
+The arithmetic is numpy on one engine at a time, (cycles x sensors), sorted by cycle: the same bits however
+Spark partitions the rows, and some ten times faster than window expressions over one row per sensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from statistics import NormalDist
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import BooleanType, DoubleType, ShortType, StringType, StructField, StructType
+
+from jobs.lake.tables import GoldTable, Grouped, column
+
+SENSORS: tuple[int, ...] = tuple(range(1, 22))
+STATISTICS: tuple[str, ...] = ("mean", "std", "slope")
+ENGINE: tuple[str, ...] = ("subset", "split", "unit_number")
+KEY: tuple[str, ...] = (*ENGINE, "cycle")
+SILVER = "silver/turbofan"
+
+_SENSOR_COLUMNS = [f"sensor_{number}" for number in SENSORS]
+
+_LEARNED_LEVELS = ("level", "noise", "change", "separation", "low", "high")
+_SCALES = ("spike_scale", "step_scale", "drift_scale")
+_SUMMARY_LISTS = (
+    "new_n",
+    "new_mean",
+    "new_spread",
+    "failed_n",
+    "failed_mean",
+    "failed_spread",
+    "low",
+    "high",
+)
+
+
+def _columns(names: Sequence[str], kind: str) -> str:
+    return ", ".join(f"{name} {kind}" for name in names)
+
+
+_SUMMARY = (
+    "subset string, unit_number smallint, operating_condition string, "
+    f"{_columns(_SUMMARY_LISTS, 'array<double>')}"
+)
+_NORMAL = f"subset string, {_columns((*_SCALES, 'repeated', 'readings'), 'array<double>')}"
+_EMPTY_REFERENCE = pa.schema(
+    [
+        ("subset", pa.string()),
+        ("operating_condition", pa.string()),
+        ("sensor", pa.int16()),
+        *((name, pa.float64()) for name in _LEARNED_LEVELS),
+        ("informative", pa.bool_()),
+        *((name, pa.float64()) for name in (*_SCALES, "repeated")),
+    ]
+).empty_table()
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
+Cycles = Annotated[int, Field(ge=2, le=500)]
+
+
+class HealthSettings(BaseModel):
+    """What is tuned in ``engine_health``; cycles count flights of one engine.
+
+    Attributes:
+        rolling_cycles: Length of the rolling statistics, the current cycle included.
+        health_cycles: Length of the rolling mean that smooths the health index.
+        new_cycles: An engine is new during its first so many cycles.
+        failed_cycles: A run-to-failure engine has failed in its last so many cycles.
+        condition_steps: Bin widths of settings 1 (altitude, 1,000 ft), 2 (Mach number) and 3 (throttle
+            resolver angle). The default keeps the six known conditions far from any edge.
+        minimum_separation: A sensor informs when Fisher's ratio between new and failed engines reaches this.
+        wear_limits: One sensor's wear is clipped to these before fusion, so that a broken sensor cannot
+            decide the health of an engine.
+        past_cycles: Length of the recent past that a departure is measured against.
+        minimum_past: Fewer cycles of past than this give no verdict.
+        step_cycles: A step is the median of so many latest cycles against the past before them.
+        drift_cycles: A drift is the latest level against the past that ended so many cycles ago.
+        normal_quantile: The quantile of an engine's departures that sets a sensor's own scale.
+        engine_quantile: The quantile over engines of their scales and extremes: what is normal.
+        maximum_repeats: A sensor that repeats its reading more often than this share takes a few values only:
+            it is judged by its band, not by departures, and cannot be called stuck.
+        anomaly_threshold: A cycle is flagged at this score, in standard deviations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rolling_cycles: Cycles = 20
+    health_cycles: Cycles = 10
+    new_cycles: Cycles = 20
+    failed_cycles: Annotated[int, Field(ge=1, le=100)] = 5
+    condition_steps: tuple[
+        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
+    ] = (1.0, 0.12, 10.0)
+    minimum_separation: Annotated[float, Field(gt=0)] = 2.0
+    wear_limits: tuple[Annotated[float, Field(le=0)], Annotated[float, Field(ge=1)]] = (-0.5, 1.5)
+    past_cycles: Cycles = 20
+    minimum_past: Cycles = 10
+    step_cycles: Annotated[int, Field(ge=3, le=99)] = 5
+    drift_cycles: Cycles = 30
+    normal_quantile: Annotated[float, Field(gt=0.5, lt=1)] = 0.99
+    engine_quantile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    maximum_repeats: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    anomaly_threshold: Annotated[float, Field(gt=0)] = 5.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HealthSettings:
+        if self.step_cycles % 2 == 0:
+            raise ValueError("step_cycles must be odd: a median of an even number is not one of the values")
+        if self.minimum_past > self.past_cycles:
+            raise ValueError("minimum_past cannot exceed past_cycles")
+        return self
+
+
+def _statistic_fields() -> list[StructField]:
+    comments = {
+        "mean": ("sigma", "rolling mean, as departure from new engines in the same operating condition"),
+        "std": ("sigma", "rolling sample standard deviation"),
+        "slope": ("sigma/cycle", "rolling least-squares slope"),
+    }
+    return [
+        column(f"sensor_{number}_{name}", DoubleType(), f"Sensor {number}: {said}", unit)
+        for number in SENSORS
+        for name, (unit, said) in comments.items()
+    ]
+
+
+SCHEMA = StructType(
+    [
+        column("subset", StringType(), "C-MAPSS subset, FD001 to FD004, or SIM.", nullable=False),
+        column("split", StringType(), "train (run to failure) or test (cut off before).", nullable=False),
+        column("unit_number", ShortType(), "Engine within subset and split.", nullable=False),
+        column("cycle", ShortType(), "Flight of the engine, from 1.", "cycle", nullable=False),
+        column("operating_condition", StringType(), "Altitude (1,000 ft)/Mach/throttle, binned."),
+        column("health_index", DoubleType(), "1 new, 0 failed; smoothed over the last cycles.", "1"),
+        column("is_anomaly", BooleanType(), "Whether the score reaches the threshold."),
+        column("anomaly_score", DoubleType(), "Largest sudden departure of any sensor.", "sigma"),
+        column("remaining_useful_life", ShortType(), "Cycles left before failure, where known.", "cycle"),
+        *_statistic_fields(),
+    ]
+)
+
+
+def operating_condition(settings: HealthSettings) -> Column:
+    """Return the label of a row's operating condition, such as ``42/0.84/100``.
+
+    Each setting is rounded to its nearest multiple of ``condition_steps``. The label depends on the row
+    alone, so it stays the same whatever other rows there are.
+    """
+    centres = [
+        F.floor(F.col(f"setting_{number}").cast("double") / step + 0.5) * F.lit(step)
+        for number, step in enumerate(settings.condition_steps, start=1)
+    ]
+    known = reduce(Column.__and__, (centre.isNotNull() for centre in centres))
+    return F.when(known, F.format_string("%.0f/%.2f/%.0f", *centres))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What run-to-failure engines taught about each row's sensors; arrays of shape (rows, sensors).
+
+    Attributes:
+        level: Mean of new engines, in the sensor's unit.
+        noise: Standard deviation within a new engine, the sigma of everything else; 0 if constant.
+        change: Mean of failed engines minus ``level``.
+        separation: Fisher's ratio of new and failed engines; NaN if there is none.
+        low: Lower end of the normal band.
+        high: Upper end of the normal band.
+        informative: Whether the sensor answers to wear, shape (sensors,).
+    """
+
+    level: Floats
+    noise: Floats
+    change: Floats
+    separation: Floats
+    low: Floats
+    high: Floats
+    informative: Flags
+
+
+def rolling_sum(values: Floats, first: int, last: int, weights: Floats | None = None) -> Floats:
+    """Sum the rows ``t - first`` to ``t - last`` for every row t; rows before the first count as 0.
+
+    Args:
+        values: Finite, shape (rows, sensors).
+        first: Rows back to the oldest of the frame, at least ``last``.
+        last: Rows back to the newest of the frame, 0 for the current row.
+        weights: One factor per row of the frame, newest first, length ``first - last + 1``.
+
+    Returns:
+        Same shape as ``values``. Terms are added in the same order for every row.
+    """
+    sums = np.zeros_like(values)
+    for position, back in enumerate(range(last, min(first, len(values) - 1) + 1)):
+        factor = 1.0 if weights is None else weights[position]
+        sums[back:] += factor * values[: len(values) - back]
+    return sums
+
+
+def rolling_mean(values: Floats, first: int, last: int, minimum: int = 1) -> Floats:
+    """Mean of the known values in a frame (see :func:`rolling_sum`); NaN where fewer than ``minimum``."""
+    known = np.isfinite(values)
+    count = rolling_sum(known.astype(np.float64), first, last)
+    total = rolling_sum(np.where(known, values, 0.0), first, last)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count >= minimum)
+
+
+def rolling_statistics(z: Floats, cycles: int) -> tuple[Floats, Floats, Floats]:
+    """Rolling mean, sample standard deviation and least-squares slope per cycle of the last ``cycles``.
+
+    Args:
+        z: One row per consecutive cycle, NaN where unknown, shape (cycles, sensors), of order 1.
+        cycles: Length of the frame.
+
+    Returns:
+        Mean, standard deviation and slope, NaN where the frame holds no value, or fewer than two.
+    """
+    first = cycles - 1
+    known = np.isfinite(z)
+    one, value = known.astype(np.float64), np.where(known, z, 0.0)
+    age = -np.arange(cycles, dtype=np.float64)
+    n, total = rolling_sum(one, first, 0), rolling_sum(value, first, 0)
+    squares = rolling_sum(value * value, first, 0)
+    t, t_squares = rolling_sum(one, first, 0, age), rolling_sum(one, first, 0, age * age)
+    products = rolling_sum(value, first, 0, age)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(n > 0, total / n, np.nan)
+        variance = np.where(n > 1, np.maximum(squares - total * mean, 0.0) / (n - 1), np.nan)
+        slope = np.where(n > 1, (n * products - t * total) / (n * t_squares - t * t), np.nan)
+    return mean, np.sqrt(variance), slope
+
+
+def rolling_median(values: Floats, cycles: int) -> Floats:
+    """Median of the last ``cycles`` rows, NaN unless all of them are known; ``cycles`` is odd."""
+    median = np.full_like(values, np.nan)
+    if len(values) >= cycles:
+        frames = np.lib.stride_tricks.sliding_window_view(values, cycles, axis=0)
+        # Sorting puts NaN last, where it would shift the middle: a frame with one is made all NaN.
+        middle = np.partition(frames, cycles // 2, axis=-1)[..., cycles // 2]
+        median[cycles - 1 :] = np.where(np.isfinite(frames).all(axis=-1), middle, np.nan)
+    return median
+
+
+def wear(values: Floats, learned: Learned, limits: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Fuse the informative sensors of each row into wear: 0 for new engines, 1 for failed ones.
+
+    ``wear = sum(w * d) / sum(w)`` with ``d = (x - level) / change`` clipped to ``limits`` and
+    ``w = separation``. Since ``var(d)`` is the inverse of the separation, this is the mean of the sensors'
+    own estimates weighted by inverse variance: the linear fusion of degradation signals of Liu, Gebraeel
+    and Shi (IEEE Trans. Autom. Sci. Eng. 10(3), 2013) with the weights of Fisher's linear discriminant
+    (Annals of Eugenics 7(2), 1936) for independent sensors.
+
+    Args:
+        values: Readings, shape (rows, sensors).
+        learned: The reference of each row.
+        limits: One sensor's ``d`` is clipped to these.
+
+    Returns:
+        Wear of shape (rows,), and wear by all sensors but one of shape (rows, sensors); NaN where no
+        informative sensor has a reading and a reference.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fraction = (values - learned.level) / learned.change
+        usable = learned.informative & np.isfinite(fraction) & (learned.separation > 0)
+        weight = np.where(usable, learned.separation, 0.0)
+        weighted = np.where(usable, weight * np.clip(fraction, *limits), 0.0)
+        total, weights = weighted.sum(axis=1, keepdims=True), weight.sum(axis=1, keepdims=True)
+        return (total / weights)[:, 0], (total - weighted) / (weights - weight)
+
+
+def health(worn: Floats, cycles: int) -> Floats:
+    """Health index ``1 - mean(wear)`` over the last ``cycles``, clipped to 0..1; shape (cycles,)."""
+    return np.clip(1.0 - rolling_mean(worn[:, np.newaxis], cycles - 1, 0)[:, 0], 0.0, 1.0)
+
+
+def repeats(values: Floats) -> Floats:
+    """Count how many readings in a row have been exactly the same again; NaN readings are skipped over.
+
+    Args:
+        values: Readings, shape (cycles, sensors), NaN where unknown.
+
+    Returns:
+        Same shape: 0 at a reading that differs from the one before, NaN where unknown.
+    """
+    runs = np.full_like(values, np.nan)
+    for sensor in range(values.shape[1]):
+        known = np.flatnonzero(np.isfinite(values[:, sensor]))
+        readings = values[known, sensor]
+        place = np.arange(len(known))
+        differs = np.concatenate([[True], readings[1:] != readings[:-1]])[: len(known)]
+        runs[known, sensor] = place - np.maximum.accumulate(np.where(differs, place, 0))
+    return runs
+
+
+@dataclass(frozen=True)
+class Departures:
+    """How far each sensor is from its own recent past; arrays of shape (cycles, sensors), sigma, NaN unknown.
+
+    Attributes:
+        spike: This reading against the mean of the past.
+        step: The median of the latest readings against the past before them.
+        drift: The mean of those medians against the past that ended ``drift_cycles`` ago.
+        repeats: How many readings in a row have been the same again.
+        beyond: Distance outside the normal band, in quarters of the band's width.
+    """
+
+    spike: Floats
+    step: Floats
+    drift: Floats
+    repeats: Floats
+    beyond: Floats
+
+
+def departures(values: Floats, others: Floats, learned: Learned, settings: HealthSettings) -> Departures:
+    """Measure sudden departures of every sensor.
+
+    What is watched is ``(x - level) / noise - wear * change / noise``, the second term for informative
+    sensors and with the wear that all others report: what they say together is not a departure of one.
+    Sensors that follow no wear have a trend of their own; their spikes are measured from the line through
+    the past. A step uses a median, so that one spike stays one flag. Readings far outside the band are left
+    out of every mean: a dropout to zero must not become the past that healthy readings depart from.
+
+    Args:
+        values: Readings per consecutive cycle, shape (cycles, sensors).
+        others: Wear of each cycle by all sensors but one, shape (cycles, sensors).
+        learned: The reference of each cycle.
+        settings: Lengths and threshold.
+    """
+    past, latest, lag = settings.past_cycles, settings.step_cycles, settings.drift_cycles
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.where(learned.informative, np.nan_to_num(others) * learned.change, 0.0)
+        residual = np.where(learned.noise > 0, (values - learned.level - expected) / learned.noise, np.nan)
+        outside = np.maximum(np.maximum(learned.low - values, values - learned.high), 0.0)
+        # A constant sensor has a band without width: a relative 1e-4 stands for it.
+        width = np.maximum(
+            np.maximum((learned.high - learned.low) / 4, learned.noise), 1e-4 * abs(learned.level)
+        )
+        beyond = np.where(width > 0, outside / width, np.nan)
+    sane = np.where(beyond < settings.anomaly_threshold, residual, np.nan)
+    smooth = rolling_median(sane, latest)
+
+    def level(newest: int) -> Floats:
+        return rolling_mean(sane, past + newest - 1, newest, settings.minimum_past)
+
+    trend = np.where(learned.informative, level(1), _extrapolated(sane, past, settings.minimum_past))
+    return Departures(
+        spike=abs(residual - trend),
+        step=abs(smooth - level(latest)),
+        drift=abs(rolling_mean(smooth, latest - 1, 0) - level(lag)),
+        repeats=repeats(values),
+        beyond=beyond,
+    )
+
+
+def _extrapolated(values: Floats, cycles: int, minimum: int) -> Floats:
+    """Where the least-squares line through the last ``cycles`` rows before each row meets that row."""
+    mean, _, slope = rolling_statistics(values, cycles)
+    known = np.isfinite(values).astype(np.float64)
+    age = np.arange(1.0, cycles + 1)
+    count, ages = rolling_sum(known, cycles - 1, 0), rolling_sum(known, cycles - 1, 0, age)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        line = np.where(count >= minimum, mean + slope * ages / count, np.nan)
+    return np.vstack([np.full_like(line[:1], np.nan), line[:-1]])
+
+
+def anomaly_score(found: Departures, scales: Floats, repeated: Floats, maximum_repeats: float) -> Floats:
+    """Score each cycle in standard deviations: the largest of all departures of all sensors.
+
+    A run of ``n`` repeats of chance ``q`` each is as unlikely, ``q**n``, as a Gaussian departure of
+    ``sqrt(2 n ln(1/q))`` (the Chernoff bound ``exp(-s**2 / 2)`` solved for s).
+
+    Args:
+        found: Departures of shape (cycles, sensors).
+        scales: Standard deviation of spike, step and drift in normal engines, shape (3, sensors).
+        repeated: Share of readings that repeat the one before, shape (sensors,).
+        maximum_repeats: Sensors that repeat more often cannot be called stuck.
+
+    Returns:
+        Shape (cycles,); NaN where nothing could be judged.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        measured = [
+            np.where(scale > 0, departure / scale, np.nan)
+            for departure, scale in zip((found.spike, found.step, found.drift), scales, strict=True)
+        ]
+        chance = np.maximum(repeated, 1e-3)
+        stuck = np.where(repeated <= maximum_repeats, np.sqrt(-2.0 * found.repeats * np.log(chance)), np.nan)
+    return np.asarray(np.fmax.reduce(np.hstack([*measured, stuck, found.beyond]), axis=1))
+
+
+def normal_departures(found: Departures, quantile: float) -> tuple[Floats, Floats, Floats]:
+    """Describe one engine's departures.
+
+    Returns:
+        The quantile of spike, step and drift, shape (3, sensors), NaN where none are known; the number of
+        readings that repeat the one before, and of readings, each of shape (sensors,).
+    """
+    quantiles = np.vstack([_quantile(each, quantile) for each in (found.spike, found.step, found.drift)])
+    repeated = (np.nan_to_num(found.repeats) > 0).sum(axis=0)
+    return quantiles, repeated.astype(np.float64), np.isfinite(found.repeats).sum(axis=0).astype(np.float64)
+
+
+def learn(summaries: pa.Table, settings: HealthSettings) -> pa.Table:
+    """Pool the engines of one subset into level, noise, change, separation, band and verdict.
+
+    Args:
+        summaries: Rows of ``_SUMMARY``, one per engine and condition.
+        settings: Thresholds.
+
+    Returns:
+        The levels of :func:`reference`, one row per condition and sensor, in that order.
+    """
+    summaries = summaries.sort_by([("operating_condition", "ascending"), ("unit_number", "ascending")])
+    labels = np.array(summaries["operating_condition"].to_pylist())
+    conditions = sorted(set(labels.tolist()))
+    pooled = []
+    for condition in conditions:
+        engines = {name: _lists(summaries, name)[labels == condition] for name in _SUMMARY_LISTS}
+        pooled.append(_pooled(engines, settings.engine_quantile))
+    separation = np.array([one["separation"] for one in pooled])
+    rows = np.array([one["new_n"] for one in pooled])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        average = (np.nan_to_num(separation) * rows).sum(axis=0) / rows.sum(axis=0)
+    columns = {name: np.concatenate([one[name] for one in pooled]) for name in _LEARNED_LEVELS}
+    count = len(conditions)
+    return pa.table(
+        {
+            "subset": pa.array([summaries["subset"][0].as_py()] * count * len(SENSORS), pa.string()),
+            "operating_condition": pa.array(np.repeat(conditions, len(SENSORS)), pa.string()),
+            "sensor": pa.array(np.tile(SENSORS, count), pa.int16()),
+            **{name: pa.array(column, from_pandas=True) for name, column in columns.items()},
+            "informative": pa.array(np.tile(average >= settings.minimum_separation, count)),
+        }
+    )
+
+
+def _pooled(engines: dict[str, Floats], quantile: float) -> dict[str, Floats]:
+    """Pool the engines of one condition, each array (engines, sensors); see :func:`reference`."""
+
+    def moments(stage: str) -> tuple[Floats, Floats, Floats]:
+        n, mean, spread = (engines[f"{stage}_{name}"] for name in ("n", "mean", "spread"))
+        total = n.sum(axis=0)
+        centre = (n * np.nan_to_num(mean)).sum(axis=0) / total
+        between = np.where(n > 0, n * (np.nan_to_num(mean) - centre) ** 2, 0.0)
+        return total, centre, (spread + between).sum(axis=0) / (total - 1)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        new_n, level, new_variance = moments("new")
+        _, failed, failed_variance = moments("failed")
+        noise = np.sqrt(engines["new_spread"].sum(axis=0) / (new_n - (engines["new_n"] > 0).sum(axis=0)))
+        # A spread that float32 cannot hold is the rounding of a constant.
+        noise = np.where(noise <= np.finfo(np.float32).eps * abs(level), 0.0, noise)
+        change = failed - level
+        separation = np.where(noise > 0, change**2 / (new_variance + failed_variance), np.nan)
+    return {
+        "new_n": new_n,
+        "level": level,
+        "noise": noise,
+        "change": change,
+        "separation": separation,
+        "low": _quantile(engines["low"], 1 - quantile),
+        "high": _quantile(engines["high"], quantile),
+    }
+
+
+def _quantile(values: Floats, quantile: float) -> Floats:
+    """Quantile of each column's finite values, NaN where there are none."""
+    result = np.full(values.shape[1], np.nan)
+    for place, readings in enumerate(values.T):
+        known = readings[np.isfinite(readings)]
+        if known.size:
+            result[place] = np.quantile(known, quantile)
+    return result
+
+
+def _lists(table: pa.Table, name: str) -> Floats:
+    """A column of lists, one value per sensor, as an array of shape (rows, sensors); null is NaN."""
+    flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float64).reshape(-1, len(SENSORS))
+
+
+def _as_lists(rows: Sequence[Floats]) -> pa.Array:
+    """The inverse of :func:`_lists`."""
+    return pa.array([np.asarray(row, dtype=np.float64) for row in rows], pa.list_(pa.float64()))
+
+
+def _readings(rows: pa.Table) -> Floats:
+    """The readings of a table of silver rows, shape (rows, sensors), NaN where null."""
+    return np.column_stack([rows[name].to_numpy().astype(np.float64) for name in _SENSOR_COLUMNS])
+
+
+def _summarise(rows: pa.Table, settings: HealthSettings) -> pa.Table:
+    """Summarise one run-to-failure engine per operating condition: rows of ``_SUMMARY``."""
+    rows = rows.sort_by("cycle")
+    readings, labels = _readings(rows), np.array(rows["operating_condition"].to_pylist(), dtype=object)
+    new = rows["cycle"].to_numpy() <= settings.new_cycles
+    failed = ~new & (rows["remaining_useful_life"].to_numpy() < settings.failed_cycles)
+    summaries: dict[str, list[Floats]] = {name: [] for name in _SUMMARY_LISTS}
+    conditions = sorted({label for label in labels if label is not None})
+    for condition in conditions:
+        here = labels == condition
+        for stage, members in (("new", here & new), ("failed", here & failed)):
+            count, mean, spread = _moments(readings[members])
+            summaries[f"{stage}_n"].append(count)
+            summaries[f"{stage}_mean"].append(mean)
+            summaries[f"{stage}_spread"].append(spread)
+        summaries["low"].append(np.fmin.reduce(readings[here], axis=0))
+        summaries["high"].append(np.fmax.reduce(readings[here], axis=0))
+    return pa.table(
+        {
+            "subset": pa.array([rows["subset"][0].as_py()] * len(conditions), pa.string()),
+            "unit_number": pa.array([rows["unit_number"][0].as_py()] * len(conditions), pa.int16()),
+            "operating_condition": pa.array(conditions, pa.string()),
+            **{name: _as_lists(lists) for name, lists in summaries.items()},
+        }
+    )
+
+
+def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Count, mean (NaN if none) and sum of squared deviations of each column's finite values."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(known, values, 0.0).sum(axis=0) / count
+    return count, mean, (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """One engine on a grid of consecutive cycles: a cycle that is missing is a row of NaN."""
+
+    rows: pa.Table
+    place: Places
+    values: Floats
+    worn: Floats
+    learned: Learned
+    found: Departures
+
+
+def _engine(rows: pa.Table, known: pa.Table | None, settings: HealthSettings) -> _Engine:
+    """Lay out one engine's silver rows by cycle and measure its wear and departures.
+
+    Args:
+        rows: Silver rows of one engine with their ``operating_condition``.
+        known: The reference of the engine's subset, sorted by condition and sensor; None if there is none.
+        settings: Lengths and thresholds.
+    """
+    rows = rows.sort_by("cycle")
+    cycles = rows["cycle"].to_numpy().astype(np.int64)
+    place = cycles - cycles[0]
+    values = np.full((place[-1] + 1, len(SENSORS)), np.nan)
+    values[place] = _readings(rows)
+    learned = _looked_up(rows, place, known)
+    worn, others = wear(values, learned, settings.wear_limits)
+    return _Engine(rows, place, values, worn, learned, departures(values, others, learned, settings))
+
+
+def _looked_up(rows: pa.Table, place: Places, known: pa.Table | None) -> Learned:
+    """Look up the reference of each cycle by its operating condition; NaN where it is not known."""
+    labels: list[str] = [] if known is None else known["operating_condition"].to_pylist()[:: len(SENSORS)]
+    positions = {label: position for position, label in enumerate(labels)}
+    condition = np.full(place[-1] + 1, len(labels))
+    condition[place] = [positions.get(label, -1) for label in rows["operating_condition"].to_pylist()]
+    levels = {}
+    for name in _LEARNED_LEVELS:
+        table = np.full((len(labels) + 1, len(SENSORS)), np.nan)
+        if known is not None:
+            table[:-1] = known[name].to_numpy().reshape(-1, len(SENSORS))
+        levels[name] = table[condition]
+    informative = np.zeros(len(SENSORS), dtype=np.bool_)
+    if known is not None:
+        informative[:] = known["informative"].to_numpy()[: len(SENSORS)]
+    return Learned(informative=informative, **levels)
+
+
+def _normal(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSettings) -> pa.Table:
+    """Describe the departures of one run-to-failure engine: a row of ``_NORMAL``."""
+    engine = _engine(rows, known.get(rows["subset"][0].as_py()), settings)
+    quantiles, repeated, readings = normal_departures(engine.found, settings.normal_quantile)
+    columns = dict(zip(_SCALES, quantiles, strict=True)) | {"repeated": repeated, "readings": readings}
+    return pa.table(
+        {
+            "subset": pa.array([rows["subset"][0].as_py()], pa.string()),
+            **{name: _as_lists([values]) for name, values in columns.items()},
+        }
+    )
+
+
+def _with_scales(known: pa.Table, normal: pa.Table, settings: HealthSettings) -> pa.Table:
+    """Add to the levels of one subset how far its sensors normally depart.
+
+    An engine counts once, whatever happens in it: the scale is the ``engine_quantile`` over engines of each
+    engine's ``normal_quantile``, so that a few engines with anomalies do not hide anomalies. A sensor that
+    mostly repeats its reading takes a few values only: it has no scale, and is judged by its band alone.
+    """
+    half_normal = NormalDist().inv_cdf((1 + settings.normal_quantile) / 2)
+    repeated = (_lists(normal, "repeated").sum(axis=0) + 1) / (_lists(normal, "readings").sum(axis=0) + 2)
+    learnt = {"repeated": repeated}
+    for name in _SCALES:
+        scale = _quantile(_lists(normal, name), settings.engine_quantile) / half_normal
+        learnt[name] = np.where(repeated <= settings.maximum_repeats, scale, np.nan)
+    sensor = known["sensor"].to_numpy() - 1
+    for name, values in learnt.items():
+        known = known.append_column(name, pa.array(values[sensor], from_pandas=True))
+    return known
+
+
+def _gold(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSettings) -> pa.Table:
+    """Compute the gold rows of one engine: rows of ``SCHEMA``."""
+    learnt = known.get(rows["subset"][0].as_py())
+    engine = _engine(rows, learnt, settings)
+    place, learned = engine.place, engine.learned
+    score = np.full(len(place), np.nan)
+    if learnt is not None:
+        # Scales are those of a sensor, the same in all conditions: the first condition's rows hold them.
+        scales = np.vstack([learnt[name].to_numpy()[: len(SENSORS)] for name in _SCALES])
+        repeated = learnt["repeated"].to_numpy()[: len(SENSORS)]
+        score = anomaly_score(engine.found, scales, repeated, settings.maximum_repeats)[place]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(
+            learned.informative & (learned.noise > 0), (engine.values - learned.level) / learned.noise, np.nan
+        )
+    statistics = rolling_statistics(z, settings.rolling_cycles)
+    flagged = pa.array(score >= settings.anomaly_threshold, mask=np.isnan(score))
+    columns: dict[str, Any] = {name: engine.rows[name] for name in (*KEY, "operating_condition")}
+    columns |= {
+        "health_index": pa.array(health(engine.worn, settings.health_cycles)[place], from_pandas=True),
+        "is_anomaly": flagged,
+        "anomaly_score": pa.array(score, from_pandas=True),
+        "remaining_useful_life": engine.rows["remaining_useful_life"],
+    }
+    for number in SENSORS:
+        for name, values in zip(STATISTICS, statistics, strict=True):
+            columns[f"sensor_{number}_{name}"] = pa.array(values[place, number - 1], from_pandas=True)
+    return pa.table(columns)
+
+
+def reference(train_rows: DataFrame, settings: HealthSettings) -> pa.Table:
+    """Learn from run-to-failure engines how each sensor reads when new and how it answers to wear.
+
+    With ``x`` the readings of new engines (the first ``new_cycles``) and ``y`` those of failed ones (the
+    last ``failed_cycles``), per subset, operating condition and sensor:
+
+    - ``level = mean(x)``; ``change = mean(y) - mean(x)``.
+    - ``noise``: standard deviation of ``x`` within an engine, pooled over engines; the sigma of every
+      other figure. Differences between engines are not noise.
+    - ``separation = change**2 / (var(x) + var(y))``, Fisher's discriminant ratio. A constant sensor has
+      none; one that rises in some engines and falls in others has a large ``var(y)``, so a small one.
+    - ``informative``: the separation, averaged over conditions by their number of new readings, reaches
+      ``minimum_separation``; the same for all conditions of a subset.
+    - ``low``, ``high``: the normal band, quantiles over engines of each engine's extremes.
+    - ``spike_scale``, ``step_scale``, ``drift_scale``: the standard deviation of normal departures, in
+      units of noise; ``repeated``: the share of readings that repeat the one before.
+
+    Two passes over the rows, one engine at a time in Spark's workers; what is pooled here on the driver is
+    one row per engine and condition.
+
+    Args:
+        train_rows: Silver turbofan rows of ``split = 'train'``.
+        settings: Thresholds and lengths.
+
+    Returns:
+        One row per subset, operating_condition and sensor, in that order; levels in the sensor's own unit.
+    """
+    rows = _needed(train_rows, settings)
+    summaries = (
+        rows.groupBy(*ENGINE).applyInArrow(lambda table: _summarise(table, settings), _SUMMARY).toArrow()
+    )
+    if not summaries.num_rows:
+        return _EMPTY_REFERENCE
+    levels = {subset: learn(table, settings) for subset, table in _by_subset(summaries).items()}
+    normal = rows.groupBy(*ENGINE).applyInArrow(lambda table: _normal(table, levels, settings), _NORMAL)
+    described = _by_subset(normal.toArrow())
+    return pa.concat_tables(
+        [_with_scales(table, described[subset], settings) for subset, table in levels.items()]
+    )
+
+
+def _by_subset(table: pa.Table) -> dict[str, pa.Table]:
+    """Split a table with a subset column."""
+    subsets = sorted(set(table["subset"].to_pylist()))
+    return {subset: table.filter(pc.equal(table["subset"], subset)) for subset in subsets}
+
+
+def _needed(silver: DataFrame, settings: HealthSettings) -> DataFrame:
+    """Keep of silver what health is computed from."""
+    condition = operating_condition(settings).alias("operating_condition")
+    return silver.select(*KEY, condition, "remaining_useful_life", *_SENSOR_COLUMNS)
+
+
+def touched(new_rows: DataFrame, silver: DataFrame) -> DataFrame:
+    """Name the engines whose gold rows change when ``new_rows`` enter silver.
+
+    An engine with new rows changes; new run-to-failure rows change the reference, and with it every engine
+    of their subset.
+
+    Args:
+        new_rows: Silver rows that are new.
+        silver: All silver rows, the new ones included.
+
+    Returns:
+        Distinct subset, split and unit_number.
+    """
+    learned = new_rows.where(F.col("split") == "train").select("subset").distinct()
+    relearned = silver.join(F.broadcast(learned), "subset", "left_semi").select(*ENGINE)
+    return new_rows.select(*ENGINE).union(relearned).distinct()
+
+
+def compute(silver: DataFrame, touched: DataFrame, settings: HealthSettings) -> DataFrame:
+    """Compute ``gold/engine_health`` for the touched engines.
+
+    The rows of an engine follow from its own silver rows and from the run-to-failure engines of its subset,
+    so computing everything equals computing step by step what each new batch touches. Engines of a subset
+    without run-to-failure rows get null health, scores and statistics.
+
+    Learning the reference runs two small Spark jobs here and now; the rest is done when the result is read.
+
+    Args:
+        silver: Silver turbofan rows; at least those of the touched engines and all train rows of their
+            subsets.
+        touched: Engines to compute: subset, split, unit_number; see :func:`touched`.
+        settings: Thresholds and lengths.
+
+    Returns:
+        One row per engine and cycle, as :data:`SCHEMA`.
+    """
+    engines = touched.select(*ENGINE).distinct().toArrow()
+    subsets = sorted(set(engines["subset"].to_pylist()))
+    here = silver.where(F.col("subset").isin(subsets))
+    known = _by_subset(reference(here.where(F.col("split") == "train"), settings))
+    chosen = silver.sparkSession.createDataFrame(engines, silver.select(*ENGINE).schema)
+    rows = _needed(here.join(F.broadcast(chosen), list(ENGINE), "left_semi"), settings)
+    return rows.groupBy(*ENGINE).applyInArrow(lambda table: _gold(table, known, settings), SCHEMA)
+
+
+TABLE = GoldTable(
+    name="engine_health",
+    dataset="turbofan",
+    schema=SCHEMA,
+    key=KEY,
+    settings=HealthSettings,
+    how=Grouped(
+        inputs=(SILVER,),
+        touched=lambda new, inputs, _: touched(new, inputs[SILVER]),
+        compute=lambda inputs, engines, settings: compute(inputs[SILVER], engines, settings),
+    ),
+)

@@ -1,0 +1,177 @@
+"""Reads source files into bronze, as they are; a line that is no row goes to quarantine."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import IO
+
+import pyarrow.fs as pafs
+
+from jobs.catalog import DATASETS
+from jobs.lake import cli, delta, ledger
+from jobs.lake.cli import Context
+from jobs.lake.delta import Transaction
+from jobs.lake.errors import FileRefusedError, UsageError
+from jobs.lake.layout import Lake
+from jobs.lake.ledger import Entry
+from jobs.lake.promotion import QUARANTINE_SCHEMA
+from jobs.lake.tables import Dataset, Ingest, SourceFile
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ingest``."""
+    able = ", ".join(name for name, dataset in DATASETS.items() if dataset.ingest)
+    parser.add_argument("--dataset", required=True, metavar="NAME", help=able)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a path, or s3a://bucket/key; plain or gzip")
+
+
+def run(context: Context, options: argparse.Namespace) -> None:
+    """Ingest the files, and print the books."""
+    (name,) = cli.choice([n for n, d in DATASETS.items() if d.ingest], options.dataset, "dataset")
+    if context.plan:
+        rows = [{"file": file, "bytes": _located(context.lake, file)[2], "to": f"bronze/{name}"} for file in options.files]
+        context.console.table("would ingest", rows)
+        return
+    context.close_books(ingest(context, DATASETS[name], options.files))
+
+
+def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Entry]:
+    """Write the rows of source files to bronze, and lines that are none to quarantine.
+
+    A file that was ingested is known by its content and not read again. A changed file gets names of its own in
+    bronze, so its rows are promoted as well.
+
+    Raises:
+        FileRefusedError: A file is not what its name says; the files before it are in.
+        UsageError: A file is not there.
+    """
+    assert dataset.ingest is not None
+    entries = []
+    for file in files:
+        if dataset.ingest.is_companion(PurePath(file).name):
+            continue
+        found = _file(context.lake, file)
+        candidates = [str(PurePath(file).with_name(n)) for n in dataset.ingest.companions(found.name)]
+        if "://" in file:
+            candidates = [f"{file.rpartition('/')[0]}/{PurePath(c).name}" for c in candidates]
+        companions = [_file(context.lake, c) for c in candidates if _is_there(context.lake, c)]
+        if candidates and not companions:
+            context.console.say(f"ingest   {found.name}: no {' or '.join(PurePath(c).name for c in candidates)} beside it")
+        entries.append(_ingest_one(context, dataset, dataset.ingest, found, companions))
+    return entries
+
+
+def _ingest_one(
+    context: Context, dataset: Dataset, how: Ingest, file: SourceFile, companions: Sequence[SourceFile]
+) -> Entry:
+    started, clock = datetime.now(UTC), time.monotonic()
+    digest = _digest([file, *companions])
+    transaction = Transaction(f"ingest/{dataset.name}/{file.name}/{digest}", 0)
+    if delta.progress(context.lake, context.lake.ledger, transaction.application) is not None:
+        return context.nothing_new("ingest", file.name)
+    writer, stem = context.lake.writer(), file.name.split(".")[0]
+    written, refused = 0, []
+    for number, piece in enumerate(how.parse(file, companions)):
+        written += piece.rows.num_rows
+        refused.extend(piece.refused)
+        if piece.rows.num_rows:
+            name = f"{stem}-{digest}-{number:05d}"
+            writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
+    if refused:
+        _quarantine(context, dataset, file, refused, transaction)
+    entry = Entry(
+        run_id=context.run_id,
+        stage="ingest",
+        dataset=dataset.name,
+        batch_id=transaction.tag,
+        started_at=started,
+        seconds=round(time.monotonic() - clock, 3),
+        files=1,
+        rows_read=written + len(refused),
+        rows_written=written,
+        rows_quarantined=len(refused),
+        bytes_read=sum(len(block) for block in _blocks(file)),
+    )
+    ledger.record(context.spark, context.lake, [entry], transaction)
+    context.progress(entry)
+    return entry
+
+
+def _quarantine(
+    context: Context,
+    dataset: Dataset,
+    file: SourceFile,
+    refused: Sequence[tuple[int, str, str]],
+    transaction: Transaction,
+) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        (json.dumps({"line": text}), [reason], file.name, number, transaction.tag, now, 1)
+        for number, text, reason in refused
+    ]
+    frame = context.spark.createDataFrame(rows, QUARANTINE_SCHEMA).coalesce(1)
+    delta.append(frame, context.lake.quarantine(dataset.name), transaction)
+
+
+def _digest(files: Sequence[SourceFile]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\n".encode())
+        for block in _blocks(file):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _blocks(file: SourceFile) -> Iterator[bytes]:
+    try:
+        with file.open() as stream:
+            yield from iter(lambda: stream.read(1 << 20), b"")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise FileRefusedError(
+            f"{file.name} is refused whole", why=f"its name says gzip, but: {error}", remedy="fetch it again"
+        ) from error
+
+
+def _file(lake: Lake, text: str) -> SourceFile:
+    filesystem, place, _ = _located(lake, text)
+
+    def opened() -> IO[bytes]:
+        raw = filesystem.open_input_stream(place, compression=None)
+        return gzip.GzipFile(fileobj=raw) if place.endswith(".gz") else io.BufferedReader(raw)
+
+    return SourceFile(PurePath(place).name, opened)
+
+
+def _is_there(lake: Lake, text: str) -> bool:
+    try:
+        _located(lake, text)
+    except UsageError:
+        return False
+    return True
+
+
+def _located(lake: Lake, text: str) -> tuple[pafs.FileSystem, str, int]:
+    """The file system, place and length of a file named on the command line.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    home = Lake.parse(text, lake.s3)
+    filesystem, place = home.filesystem(), home.arrow_path(home.uri)
+    info = filesystem.get_file_info(place)
+    if info.type != pafs.FileType.File:
+        raise UsageError(f"there is no file {text}", why=f"it is {info.type.name.lower()}", remedy="check the path")
+    return filesystem, place, info.size or 0
+
+
+if __name__ == "__main__":
+    cli.main(__doc__ or "", arguments, run)

@@ -1,0 +1,81 @@
+"""Simulates a dataset into bronze, the work spread over Spark's executors."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from jobs.lake import cli, ledger
+from jobs.lake.cli import Context
+from jobs.lake.delta import Transaction
+from jobs.lake.ledger import Entry
+from sim import SIMULATORS
+from sim.base import Unit, parameters_from, write, write_truth
+from sim.command import add_arguments, fault_parameters, parameter_values
+from sim.faults import FaultParameters
+from sim.writers import Written
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``simulate``."""
+    parser.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(SIMULATORS))
+    add_arguments(parser)
+
+
+def run(context: Context, options: argparse.Namespace) -> None:
+    """Simulate, and print the books."""
+    (name,) = cli.choice([*SIMULATORS], options.dataset, "dataset")
+    values = parameter_values(options)
+    params = parameters_from(SIMULATORS[name], values)
+    if context.plan:
+        units = SIMULATORS[name].units(params)
+        context.console.table("would simulate", [{"dataset": name, "files": len(units), "to": f"bronze/{name}"}])
+        return
+    context.close_books(simulate(context, name, values, fault_parameters(options, params.seed)))
+
+
+def simulate(
+    context: Context, name: str, values: Mapping[str, object], faults: FaultParameters | None = None
+) -> list[Entry]:
+    """Write a simulated run to bronze; every executor makes its share, and the bytes are the same however many.
+
+    Args:
+        context: The job's context.
+        name: The dataset.
+        values: Parameters by name.
+        faults: How much to spoil.
+
+    Raises:
+        ParameterError: A parameter is nonsense.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    simulator = SIMULATORS[name]
+    params = parameters_from(simulator, values)
+    units, writer = simulator.units(params), context.lake.writer()
+
+    def work(unit: Unit) -> list[Written]:
+        return list(write(simulator, params, writer, [unit], faults=faults))
+
+    spark = context.spark.sparkContext
+    slices = min(len(units), 16 * spark.defaultParallelism)
+    written = spark.parallelize(units, slices).flatMap(work).collect()
+    write_truth(simulator, params, writer)
+    entry = Entry(
+        run_id=context.run_id,
+        stage="simulate",
+        dataset=name,
+        batch_id=context.run_id,
+        started_at=started,
+        seconds=round(time.monotonic() - clock, 3),
+        files=len(written),
+        rows_written=sum(file.rows for file in written),
+    )
+    ledger.record(context.spark, context.lake, [entry], Transaction(f"simulate/{context.run_id}", 0))
+    context.progress(entry)
+    return [entry]
+
+
+if __name__ == "__main__":
+    cli.main(__doc__ or "", arguments, run)
