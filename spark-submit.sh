@@ -149,10 +149,14 @@ while IFS= read -r argument; do SUBMIT+=("$argument"); done < <("$PYTHON" -m job
 
 # spark-submit mixes a Python job's two streams into one and adds the JVM's own talk. So the job is handed the
 # real ones to reopen (jobs/lake/console.py), and what the JVM prints goes to the log with Spark's.
+# A file is fed through cat, because to reopen it would give it a second position to write at.
+pumps=()
 exec 3>&1 4>&2
+if [ -f "/proc/$$/fd/3" ]; then exec 3> >(exec cat); pumps+=($!); fi
+if [ -f "/proc/$$/fd/4" ]; then exec 4> >(exec cat >&2); pumps+=($!); fi
 if [ -e "/proc/$$/fd/3" ]; then
   export LAKEHOUSE_STDOUT=/proc/$$/fd/3 LAKEHOUSE_STDERR=/proc/$$/fd/4
-  "${SUBMIT[@]}" "$HOME_DIR/jobs/$JOB.py" "$@" >>"$LAKEHOUSE_LOG" 2>&1 &
+  "${SUBMIT[@]}" "$HOME_DIR/jobs/$JOB.py" "$@" >>"$LAKEHOUSE_LOG" 2>&1 3>&- 4>&- &
 else
   "${SUBMIT[@]}" "$HOME_DIR/jobs/$JOB.py" "$@" 2>>"$LAKEHOUSE_LOG" &
 fi
@@ -162,6 +166,8 @@ trap 'kill -INT "$child" 2>/dev/null' INT
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
+exec 3>&- 4>&-
+[ ${#pumps[@]} -eq 0 ] || wait "${pumps[@]}" || true
 if [ "$code" -ne 0 ] && ! grep -q 'lakehouse: job started' "$LAKEHOUSE_LOG"; then
   tail -n 15 "$LAKEHOUSE_LOG" >&2
   fail 3 "Spark could not be started" "the last lines of $LAKEHOUSE_LOG are above" "./spark-submit.sh doctor"
