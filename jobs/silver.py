@@ -11,7 +11,7 @@ from jobs.catalog import DATASETS
 from jobs.lake import checkpoint, cli
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
-from jobs.lake.intake import Arrived, new_files, probe_here
+from jobs.lake.intake import new_files, probe_here
 from jobs.lake.ledger import Entry
 from jobs.lake.promotion import Promotion
 from jobs.lake.tables import Dataset
@@ -60,7 +60,7 @@ def promote(context: Context, dataset: Dataset) -> list[Entry]:
             context.settings.silver,
             context.run_id,
         )
-        files = [Arrived(row.path, row.bytes, row.modified) for row in arrived.collect()]
+        files = checkpoint.batch_files(context.lake, "silver", dataset.name, number)
         try:
             entry = promotion.promote(files, Transaction(f"silver/{dataset.name}/{query}", number))
         except Exception as error:

@@ -322,8 +322,9 @@ def strongest_lines(amplitude: Float32, count: int) -> tuple[Float64, Float64]:
 
     Each is then interpolated by Grandke's (1983) two-point estimator, exact for a sine under a Hann window up
     to leakage and O(1 / n**2): with ``r`` the ratio of the greater neighbour to the highest bin, ``d = (2 r -
-    1) / (r + 1)`` bins towards that neighbour and ``A = a[k] (1 - d**2) / sinc(d)``. Measured against Agrez's
-    three-point and the log-parabolic estimator it has the least variance in white noise and below 2.5 bins.
+    1) / (r + 1)`` bins towards that neighbour and ``A = a[k] (1 - d**2) / sinc(d)``. Measured against
+    Agrez's three-point and the log-parabolic estimator it has the least spread in white noise, and the least
+    error between 2 and 2.5 bins; without noise the three-point one is better from 2.5 bins on.
 
     Args:
         amplitude: Amplitude spectra, shape (windows, bins).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow.fs as pafs
@@ -37,15 +38,40 @@ def promoted(lake: Lake, stage: str, dataset: str) -> set[str]:
     batches = [int(name) for name, _ in _entries(lake, f"{root}/commits") if name.isdigit()]
     if not batches:
         return set()
-    offsets = dict(_entries(lake, f"{root}/offsets"))
-    last = offsets[str(max(batches))][-1]["logOffset"]
-    sources = _entries(lake, f"{root}/sources/0")
-    entries = [entry for _, lines in sources for entry in lines if entry["batchId"] <= last]
-    # Spark writes the path as a URI: percent-encoded.
-    return {lake.relative(unquote(entry["path"])) for entry in entries}
+    return {lake.relative(path) for path in _handed_out(lake, root, -1, max(batches))}
 
 
-def _entries(lake: Lake, folder: str) -> Iterator[tuple[str, list[dict[str, object]]]]:
+def batch_files(lake: Lake, stage: str, dataset: str, number: int) -> list[Arrived]:
+    """The files of one batch, as Spark has written them down before it started it.
+
+    The batch's own rows would not do: Spark leaves out empty files, which would then be lost without a word.
+    A file that is gone by now has a length of -1.
+    """
+    root = lake.arrow_path(lake.checkpoint(stage, dataset))
+    paths = _handed_out(lake, root, number - 1, number)
+    infos = lake.filesystem().get_file_info([lake.arrow_path(path) for path in paths])
+    return [
+        Arrived(path, -1 if info.type == pafs.FileType.NotFound else info.size, (info.mtime_ns or 0) // 1000)
+        for path, info in zip(paths, infos, strict=True)
+    ]
+
+
+def _handed_out(lake: Lake, root: str, after: int, upto: int) -> list[str]:
+    """Files of the batches after ``after`` and up to ``upto``, each once, as :func:`bronze_files` spells them."""
+    offsets = {int(name): lines for name, lines in _entries(lake, f"{root}/offsets") if name.isdigit()}
+    low = int(offsets[after][-1]["logOffset"]) if after in offsets else -1
+    high = int(offsets[upto][-1]["logOffset"])
+    found = {}
+    for _, lines in _entries(lake, f"{root}/sources/0"):
+        for entry in lines:
+            if low < int(entry["batchId"]) <= high:
+                # Spark writes the path as a URI: percent-encoded, and with a scheme.
+                path = unquote(str(entry["path"]))
+                found[path if lake.on_s3 else lake.arrow_path(path)] = None
+    return list(found)
+
+
+def _entries(lake: Lake, folder: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The files of one part of a checkpoint: name and JSON lines; each begins with a line of its version."""
     filesystem = lake.filesystem()
     for info in filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):

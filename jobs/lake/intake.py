@@ -32,8 +32,8 @@ class Arrived:
     """A file that Spark's checkpoint has handed out.
 
     Attributes:
-        path: As Spark spells it.
-        bytes: Length.
+        path: Absolute path, or ``s3a://bucket/key``.
+        bytes: Length; -1 if the file is gone.
         modified: Modification time, microseconds since the epoch.
     """
 
@@ -62,9 +62,9 @@ class Probed:
 
 
 def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
-    """A stream of the paths, lengths and times of files under ``folder``; their content is never read.
+    """A stream of the files under ``folder``; their content is never read.
 
-    Spark's checkpoint hands out each file once. Files are taken however old they are: Spark would by default leave
+    Spark's checkpoint hands out each file once, and names those of a batch (:mod:`jobs.lake.checkpoint`). Files are taken however old they are: Spark would by default leave
     out, in silence, what is a week older than the newest.
     """
     return (
@@ -74,7 +74,7 @@ def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
         .option("maxFilesPerTrigger", max_files)
         .option("maxFileAge", "36500d")
         .load(folder)
-        .select("path", F.unix_micros("modificationTime").alias("modified"), F.col("length").alias("bytes"))
+        .select("path")
     )
 
 
@@ -104,8 +104,8 @@ def probe_here(lake: Lake, files: Iterable[Arrived]) -> Iterator[Probed]:
 
 
 def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: bool) -> Probed:
-    if file.bytes == 0:
-        return Probed(file, error="the file is empty")
+    if file.bytes <= 0:
+        return Probed(file, error="the file is empty" if file.bytes == 0 else "the file is gone")
     with filesystem.open_input_file(place) as source:
         # What fails from here on is the file's fault: the store has answered.
         try:
@@ -175,7 +175,8 @@ def read(
         by_schema[item.schema].append(item)
         relative = lake.relative(item.file.path)
         values = hive_values(relative)
-        uri = places(item.file.path).toUri().toString()
+        uri = places(item.file.path).toUri().toString()  # spelled as Spark's _metadata.file_path
+        uri = uri if lake.on_s3 else f"file:{uri}"
         records.append((uri, order, relative, *(values.get(k) for k in in_path)))
     files = spark.createDataFrame(
         records,

@@ -186,7 +186,7 @@ class Promotion:
 
     def _refused_files(self, probed: Sequence[Probed]) -> list[DataFrame]:
         rows = [
-            (None, [f"unreadable_file: {p.error}"], self.lake.relative(p.file.path), None) for p in probed if p.error
+            (None, [f"unreadable_file file: {p.error}"], self.lake.relative(p.file.path), None) for p in probed if p.error
         ]
         kinds = "_row string, _reasons array<string>, _source_file string, _source_row long"
         return [self.spark.createDataFrame(rows, kinds)] if rows else []

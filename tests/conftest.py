@@ -1,0 +1,63 @@
+"""What all tests share: one Spark session, and an S3 server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from pyspark.sql import SparkSession
+
+from jobs.lake import cli
+from jobs.lake.cli import Context
+
+os.environ["TZ"] = "UTC"
+_KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """The one session; it reaches S3 as well, for the lakes of ``s3_lake``."""
+    session = cli.context("unused", "testing").spark
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 API of moto's server, on loopback."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aws_keys() -> Iterator[None]:
+    """Keys that open moto and nothing else; set before the JVM starts, which reads them from its environment."""
+    before = {name: os.environ.get(name) for name in _KEYS}
+    os.environ.update(_KEYS)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name)
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Context:
+    """A context on an empty lake in a folder."""
+    return cli.context(str(tmp_path / "lake"), "testing")
+
+
+@pytest.fixture
+def s3_lake(spark: SparkSession, s3_endpoint: str, request: pytest.FixtureRequest) -> Context:
+    """A context on an empty lake in a bucket of its own."""
+    bucket = "lake-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket=bucket)
+    return cli.context(f"s3a://{bucket}/lake", "testing", [f"s3.endpoint={s3_endpoint}"])
