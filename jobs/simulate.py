@@ -11,8 +11,8 @@ from jobs.lake import cli, ledger
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
 from jobs.lake.ledger import Entry
-from sim import SIMULATORS
 from sim.base import Unit, parameters_from, write, write_truth
+from sim.catalog import SIMULATORS
 from sim.command import add_arguments, fault_parameters, parameter_values
 from sim.faults import FaultParameters
 from sim.writers import Written

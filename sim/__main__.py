@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import get_args
 
-from sim import SIMULATORS
 from sim.base import parameters_from, write, write_truth
+from sim.catalog import SIMULATORS
 from sim.command import add_arguments, fault_parameters, parameter_values
 from sim.errors import LakehouseError
 from sim.writers import FileFormat, open_writer

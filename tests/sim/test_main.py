@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from sim import SIMULATORS
+from sim.catalog import SIMULATORS
 from sim.__main__ import main
 from sim.accelerometer import ACCELEROMETER
 from sim.base import parameters_from
