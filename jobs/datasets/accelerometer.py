@@ -25,10 +25,9 @@ class AccelerometerSettings(BaseModel):
 
 
 def rules(settings: AccelerometerSettings) -> list[Column]:
-    """An identified sensor, a plausible instant, three finite accelerations within the sensor's range."""
+    """A plausible instant, three finite accelerations within the sensor's range."""
     limit = settings.acceleration_limit
     return [
-        *(quality.required(name) for name in ("sensor_id", "event_time", *AXES)),
         quality.between_times("event_time", settings.earliest, settings.latest),
         *(quality.finite(axis) for axis in AXES),
         *(quality.in_range(axis, -limit, limit) for axis in AXES),

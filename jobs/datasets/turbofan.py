@@ -52,10 +52,8 @@ class TurbofanSettings(BaseModel):
 
 
 def rules(settings: TurbofanSettings) -> list[Column]:
-    """An identified engine, a counted cycle, all settings and sensors finite and plausible."""
-    keys = ("subset", "split", "unit_number", "cycle")
+    """A known subset and split, counted engines and cycles, all settings and sensors finite and plausible."""
     return [
-        *(quality.required(name) for name in (*keys, *SETTINGS, *SENSORS)),
         quality.matches("subset", r"\A(FD00[1-4]|SIM)\z", "FD001 to FD004 or SIM"),
         quality.one_of("split", ("train", "test")),
         quality.in_range("unit_number", 1, 32_767),

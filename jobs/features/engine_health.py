@@ -1,7 +1,7 @@
 """gold/engine_health: health and anomalies per engine and cycle, learned from run-to-failure engines.
 
 The arithmetic is numpy on one engine at a time, (cycles x sensors), sorted by cycle: the same bits however
-Spark partitions the rows, and some ten times faster than window expressions over one row per sensor.
+Spark partitions the rows, and several times faster than window expressions over one row per sensor.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import CubicSpline
 
 from jobs.features.spectra import MIN_SAMPLES
 
@@ -248,5 +247,7 @@ def _resample(
     gap = intervals.max() - 1
     if len(times_us) < MIN_SAMPLES or coverage < limits.min_coverage or gap > limits.max_gap_samples:
         return rate, coverage, None
+    from scipy.interpolate import CubicSpline  # takes a while to load, and few windows need it
+
     even = np.linspace(0, elapsed[-1], total + 1)
     return rate, coverage, CubicSpline(elapsed, values)(even).astype(np.float32)
