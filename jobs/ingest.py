@@ -119,7 +119,7 @@ def _quarantine(
         for number, text, reason in refused
     ]
     frame = context.spark.createDataFrame(rows, QUARANTINE_SCHEMA).coalesce(1)
-    delta.append(frame, context.lake.quarantine(dataset.name), transaction)
+    delta.append(context.lake, frame, context.lake.quarantine(dataset.name), transaction)
 
 
 def _digest(files: Sequence[SourceFile]) -> str:

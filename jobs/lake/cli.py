@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import sys
@@ -93,7 +94,7 @@ def context(
     """
     settings = config.load(
         profile,
-        [*overrides, *([f"lake={lake}"] if lake else [])],
+        [*overrides, *([f"lake={json.dumps(lake, ensure_ascii=False)}"] if lake else [])],  # JSON is YAML
         datasets={name: dataset.settings for name, dataset in DATASETS.items()},
         tables={name: table.settings for name, table in GOLD.items()},
     )

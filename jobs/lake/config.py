@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jobs.lake.errors import ConfigurationError
 
@@ -43,6 +43,15 @@ class SparkSettings(_Section):
     driver_memory: str = Field("2g", pattern=r"^\d+[mgMG]$", description="Heap of the JVM")
     shuffle_partitions: int = Field(2, ge=1, description="Partitions of a shuffle whose size Spark can't tell")
     conf: dict[str, str] = Field({}, description="Any further Spark setting, by its full name")
+
+    @field_validator("conf", mode="before")
+    @classmethod
+    def _as_text(cls, conf: Any) -> Any:
+        """YAML has numbers and switches; Spark has text."""
+        if not isinstance(conf, Mapping):
+            return conf
+        scalar = (bool, int, float)
+        return {k: str(v).lower() if isinstance(v, scalar) else v for k, v in conf.items()}
 
 
 class SilverSettings(_Section):
@@ -116,9 +125,9 @@ def load(
     models |= {f"datasets.{name}": model for name, model in (datasets or {}).items()}
     models |= {f"tables.{name}": model for name, model in (tables or {}).items()}
     values = layered(profile, overrides, os.environ if environment is None else environment)
+    _refuse_unknown(values, models)
     general = _validate("", GeneralSettings, _take(values, "", GeneralSettings))
     sections = {name: _validate(name, model, _take(values, name, model)) for name, model in models.items()}
-    _refuse_unknown(values, models)
     origins = {
         f"{prefix}{key}": values.get(f"{prefix}{key}", (value, "default"))
         for prefix, section in [("", general), *((f"{n}.", s) for n, s in sections.items())]
@@ -158,14 +167,14 @@ def layered(
 
 
 def _read(source: str) -> Mapping[str, Any]:
-    file = resources.files("conf").joinpath(*source.split("/")[1:])
-    if not file.is_file():
-        known = sorted(p.name.removesuffix(".yaml") for p in resources.files("conf").joinpath("profiles").iterdir())
+    folder = resources.files("conf")
+    known = sorted(p.name.removesuffix(".yaml") for p in folder.joinpath("profiles").iterdir())
+    if source not in (SHIPPED, *(f"conf/profiles/{name}.yaml" for name in known)):
         raise ConfigurationError(
             f"there is no {source}", why=f"profiles are {', '.join(known)}", remedy=f"--profile {known[0]}"
         )
     try:
-        return yaml.safe_load(file.read_text()) or {}
+        return yaml.safe_load(folder.joinpath(*source.split("/")[1:]).read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{source} is not YAML", why=str(error), remedy=f"mend {source}") from error
 

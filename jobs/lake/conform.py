@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,11 +12,22 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
-from jobs.lake.quality import MISTYPED
+from jobs.lake import quality
 
 _WIDTH = {T.ByteType: 8, T.ShortType: 16, T.IntegerType: 32, T.LongType: 64}
 _EXACT_IN = {T.FloatType: 24, T.DoubleType: 53}  # bits of the significand
 _NANOSECONDS = "nanoseconds"
+_INF = float("inf")
+
+RESERVED = frozenset(
+    f"_{name}"
+    for name in "row arrival source_file source_row uri order metadata misfit misfits refused verdict reasons".split()
+)
+"""Names of columns that a promotion adds to those of a file, or that Spark does."""
+
+_UNHOLDABLE = re.compile(r"[ ,;{}()\n\t=.`]")  # what Delta refuses in a name, and what Spark reads as syntax
+_NUMBER = r"(?i)\A\s*[+-]?(nan|inf(inity)?|[0-9.]+(e[+-]?[0-9]+)?)\s*\z"
+_DATE_FIRST = r"\A\s*[0-9]{4,6}-[0-9]{1,2}-[0-9]"
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,20 @@ def spark_schema(schema: pa.Schema) -> T.StructType:
     Nanosecond timestamps are read as integers (Spark has none) and marked so.
 
     Raises:
-        TypeError: A column has a type that Spark cannot read; the message names it.
+        TypeError: Spark cannot read or Delta cannot hold a column, or not tell it from another; it is named.
     """
     fields = []
+    names: dict[str, str] = {}
     for field in schema:
+        if field.name in RESERVED or field.name.startswith("_path_") or not field.name:
+            raise TypeError(f"a column is named '{field.name}', which the promotion keeps for itself")
+        if (folded := _folded(field.name)) in names:
+            raise TypeError(f"columns {names[folded]} and {field.name} would be one in silver")
+        names[folded] = field.name
         metadata = {}
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if not _is_storable(kind):
+            raise TypeError(f"column {field.name} has type {field.type}, which silver cannot hold")
         if pa.types.is_timestamp(kind) and kind.unit == "ns":
             spark_type: T.DataType = T.LongType()
             metadata = {_NANOSECONDS: True}
@@ -61,6 +81,29 @@ def spark_schema(schema: pa.Schema) -> T.StructType:
     return T.StructType(fields)
 
 
+def _is_storable(kind: pa.DataType) -> bool:
+    """Whether Spark reads a type and Delta holds it; what only the top level can have is converted there."""
+    nested = pa.types.is_nested(kind)
+    return not any(
+        pa.types.is_time(leaf)
+        or pa.types.is_duration(leaf)
+        or (pa.types.is_decimal(leaf) and leaf.precision > 38)
+        or (nested and pa.types.is_null(leaf))
+        or (nested and pa.types.is_timestamp(leaf) and (leaf.unit == "ns" or leaf.tz is None))
+        for leaf in _leaves(kind)
+    )
+
+
+def _leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
+    if not pa.types.is_nested(kind):
+        yield kind
+    elif kind.num_fields == 0:
+        yield pa.null()
+    else:
+        for index in range(kind.num_fields):
+            yield from _leaves(kind.field(index).type)
+
+
 _UNSIGNED: dict[pa.DataType, T.DataType] = {
     pa.uint8(): T.ShortType(),
     pa.uint16(): T.IntegerType(),
@@ -71,10 +114,10 @@ _UNSIGNED: dict[pa.DataType, T.DataType] = {
 
 def match_names(arrived: Sequence[str], declared: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
     """Declared name -> arrived name: the same spelling first, then without case, then a declared alias."""
-    folded = {name.casefold(): name for name in reversed(arrived)}
+    folded = {_folded(name): name for name in reversed(arrived)}
     matched = {}
     for name in declared:
-        spellings = [name.casefold(), *(a.casefold() for a, of in aliases.items() if of == name)]
+        spellings = [_folded(name), *(_folded(a) for a, of in aliases.items() if of == name)]
         found = name if name in arrived else next((folded[s] for s in spellings if s in folded), None)
         if found is not None:
             matched[name] = found
@@ -82,13 +125,32 @@ def match_names(arrived: Sequence[str], declared: Sequence[str], aliases: Mappin
 
 
 def extra_fields(arrived: T.StructType, declared: T.StructType, aliases: Mapping[str, str]) -> list[T.StructField]:
-    """The arrived columns that stand for none that is declared."""
+    """The arrived columns that stand for none that is declared, as silver would hold them.
+
+    A name is mended where Delta could not hold it. A column without any value has no type yet and is none.
+    """
     taken = set(match_names(arrived.names, declared.names, aliases).values())
-    known = {name.casefold() for name in declared.names}
-    extras = [f for f in arrived if f.name not in taken and f.name.casefold() not in known]
-    return [
-        T.StructField(f.name, T.TimestampType() if _NANOSECONDS in f.metadata else f.dataType) for f in extras
-    ]
+    extras = [f for f in arrived if f.name not in taken and not isinstance(f.dataType, T.NullType)]
+    return [T.StructField(_UNHOLDABLE.sub("_", f.name), _held_as(f)) for f in extras]
+
+
+def _held_as(field: T.StructField) -> T.DataType:
+    is_instant = _NANOSECONDS in field.metadata or isinstance(field.dataType, T.TimestampNTZType)
+    return T.TimestampType() if is_instant else field.dataType
+
+
+def _folded(name: str) -> str:
+    """What is the same for two spellings of a name that silver cannot tell apart."""
+    return _UNHOLDABLE.sub("_", name).casefold()
+
+
+def quoted(name: str) -> str:
+    """A column's name as Spark takes it, whatever letters it has."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+MISFIT, MISFITS = "_misfit", "_misfits"
+"""Columns that :func:`conform` adds: whether the row does not fit silver's columns, and the reasons."""
 
 
 def conform(
@@ -99,7 +161,9 @@ def conform(
     from_path: Mapping[str, Column],
     keep: Sequence[str],
 ) -> DataFrame:
-    """Rename and cast to ``target``, with every value that could not be cast noted in :data:`MISTYPED`.
+    """Rename and cast to ``target``, and note what does not fit.
+
+    A value that cannot be cast is ``wrong_type``; no value in a column that is not nullable is ``missing``.
 
     Args:
         rows: Rows as read, with the columns of ``arrived``.
@@ -110,30 +174,25 @@ def conform(
         keep: Further columns of ``rows`` to pass through.
     """
     matched = match_names(arrived.names, target.names, aliases)
-    columns, failures = [], []
+    columns, checks = [], []
     for field in target:
         if field.name in matched:
             source = arrived[matched[field.name]]
-            raw, kind = F.col(f"`{source.name}`"), source.dataType
-            value, exact = convert(raw, kind, field.dataType, nanoseconds=_NANOSECONDS in source.metadata)
+            raw = F.col(quoted(source.name))
+            value, exact = convert(raw, source.dataType, field.dataType, nanoseconds=_NANOSECONDS in source.metadata)
         elif field.name in from_path:
             raw = from_path[field.name]
             value, exact = convert(raw, T.StringType(), field.dataType)
         else:
-            raw, value, exact = F.lit(None), F.lit(None).cast(field.dataType), True
+            raw, value, exact = F.lit(None), _null(field.dataType), True
         columns.append(value.alias(field.name))
         if not exact:
-            failed = raw.isNotNull() & value.isNull()
-            failures.append(F.when(failed, _mistyped(field, raw)))
-    none = F.array().cast("array<struct<column:string,reason:string>>")
-    noted = F.array_compact(F.array(*failures)) if failures else none
-    return rows.select(*columns, noted.alias(MISTYPED), *keep)
-
-
-def _mistyped(field: T.StructField, raw: Column) -> Column:
-    text = F.substring(F.to_json(F.struct(raw.alias(field.name))), 1, 100)
-    reason = F.concat(F.lit(f"wrong_type {field.name}: "), text, F.lit(f" is no {field.dataType.simpleString()}"))
-    return F.struct(F.lit(field.name).alias("column"), reason.alias("reason"))
+            mistyped = raw.isNotNull() & value.isNull()
+            checks.append(F.when(mistyped, F.lit(f"wrong_type {field.name}: no {field.dataType.simpleString()}")))
+        if not field.nullable:
+            checks.append(F.when(raw.isNull(), F.lit(f"missing {field.name}: no value")))
+    reasons = quality.all_reasons(checks) if checks else F.array().cast("array<string>")
+    return rows.select(*columns, quality.any_reason(checks).alias(MISFIT), reasons.alias(MISFITS), *keep)
 
 
 def convert(raw: Column, kind: T.DataType, to: T.DataType, *, nanoseconds: bool = False) -> tuple[Column, bool]:
@@ -144,20 +203,19 @@ def convert(raw: Column, kind: T.DataType, to: T.DataType, *, nanoseconds: bool 
     precision; only an overflow fails.
     """
     if nanoseconds:
-        micros = (raw - F.pmod(raw, F.lit(1000))) / 1000
-        return (F.timestamp_micros(micros.cast("long")), True) if isinstance(to, T.TimestampType) else (_null(to), False)
+        return (F.timestamp_micros(_micros(raw)), True) if isinstance(to, T.TimestampType) else (_null(to), False)
     if kind == to:
         return raw, True
     if isinstance(kind, T.NullType):
         return _null(to), True
     if isinstance(kind, T.StringType):
-        return F.trim(raw).try_cast(to), False
+        return _parse(raw, to), False
     if isinstance(to, T.StringType) and isinstance(kind, T.AtomicType) and not isinstance(kind, T.BinaryType):
         return raw.cast(to), True
     if isinstance(to, T.TimestampType):
         if isinstance(kind, T.TimestampNTZType | T.DateType):
             return raw.cast(to), True
-        return (_from_epoch(raw), False) if isinstance(kind, T.NumericType) else (_null(to), False)
+        return (_from_epoch(raw, kind), False) if isinstance(kind, T.NumericType) else (_null(to), False)
     if isinstance(kind, T.NumericType) and isinstance(to, T.NumericType):
         return _convert_number(raw, kind, to)
     return _null(to), False
@@ -169,22 +227,48 @@ def _convert_number(raw: Column, kind: T.NumericType, to: T.NumericType) -> tupl
         return raw.cast(to), True
     if isinstance(kind, T.FractionalType) and isinstance(to, T.FloatType):
         cast = raw.cast(to)
-        overflow = (F.abs(cast) == float("inf")) & (F.abs(raw.cast("double")) != float("inf"))
+        overflow = (F.abs(cast) == _INF) & (F.abs(raw.cast("double")) != _INF)
         return F.when(~overflow, cast), False
     if bits <= _EXACT_IN.get(type(to), 0) or bits <= _WIDTH.get(type(to), 0):
         return raw.cast(to), True
     cast = raw.try_cast(to)
-    return F.when(cast.cast(kind) == raw, cast), False
+    exact = cast.try_cast(kind) == raw
+    # 2^63 is no long, and yet becomes the largest one, which in turn becomes 2^63.
+    if isinstance(kind, T.LongType):
+        exact &= cast < 2.0**63
+    elif isinstance(to, T.LongType) and type(kind) in _EXACT_IN:
+        exact &= raw < 2.0**63
+    return F.when(exact, cast), False
 
 
-def _from_epoch(raw: Column) -> Column:
+def _parse(text: Column, to: T.DataType) -> Column:
+    """Text as Spark casts it, but for what only Spark reads in it: 12:30 as today, 1.5f as 1.5, 1e999 as infinity."""
+    value = F.trim(text).try_cast(to)
+    if isinstance(to, T.TimestampType):
+        return F.when(text.rlike(_DATE_FIRST), value)
+    if isinstance(to, T.FloatType | T.DoubleType):
+        overflow = (F.abs(value) == _INF) & text.rlike("[0-9]")
+        return F.when(text.rlike(_NUMBER) & ~overflow, value)
+    return value
+
+
+def _micros(nanos: Column) -> Column:
+    """Whole microseconds, rounded down: by whole numbers, because a double has too few digits for nanoseconds."""
+    return F.call_function("div", nanos, F.lit(1000)) - (nanos % 1000 < 0).cast("int")
+
+
+def _from_epoch(raw: Column, kind: T.NumericType) -> Column:
     """A number as an instant: seconds, milliseconds, microseconds or nanoseconds, told apart by their size.
 
     Each unit's range covers the years 1973 to 5138, which the next one's does not overlap.
     """
     size = F.abs(raw.cast("double"))
-    scale = F.when(size < 1e11, 1e6).when(size < 1e14, 1e3).when(size < 1e17, 1.0).otherwise(1e-3)
-    return F.timestamp_micros((raw * scale).try_cast("long"))
+    if isinstance(kind, T.FloatType | T.DoubleType):
+        scale = F.when(size < 1e11, 1e6).when(size < 1e14, 1e3).when(size < 1e17, 1.0).otherwise(1e-3)
+        return F.timestamp_micros(F.rint(raw * scale).try_cast("long"))
+    whole = raw.try_cast("long")
+    micros = F.when(size < 1e11, F.try_multiply(whole, F.lit(10**6))).when(size < 1e14, F.try_multiply(whole, F.lit(1000)))
+    return F.timestamp_micros(micros.when(size < 1e17, whole).otherwise(_micros(whole)))
 
 
 def _null(to: T.DataType) -> Column:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -83,8 +84,9 @@ class Console:
         self._out.print()
 
     def json(self, value: Any) -> None:
-        """A value as JSON, on stdout."""
-        self._out.out(json.dumps(value, default=_plain, ensure_ascii=False), highlight=False)
+        """A value as JSON, on stdout; NaN and infinity, which JSON has no word for, are null."""
+        finite = json.loads(json.dumps(value, default=_plain), parse_constant=lambda _: None)
+        self._out.out(json.dumps(finite, ensure_ascii=False), highlight=False)
 
 
 def _cell(value: Any) -> str:
@@ -100,7 +102,7 @@ def _cell(value: Any) -> str:
         case datetime():
             return value.strftime("%Y-%m-%d %H:%M:%S")
         case _:
-            return str(value)
+            return escape(str(value))
 
 
 def _plain(value: Any) -> str:

@@ -98,9 +98,17 @@ def progress(lake: Lake, path: str, application: str) -> int | None:
     return None if table is None else table.transaction_version(application)
 
 
-def append(rows: DataFrame, path: str, transaction: Transaction) -> None:
-    """Append once; a column that is new is added to the table."""
-    _write(rows, "append", transaction).option("mergeSchema", "true").save(path)
+def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> None:
+    """Append once; a column that is new is added to the table.
+
+    A repeated write is computed all the same, and thrown away: its counts are asked for, and Delta by itself would
+    skip it, so that an ``Observation`` of its rows never came.
+    """
+    done = progress(lake, path, transaction.application)
+    if done is not None and done >= transaction.number:
+        rows.write.format("noop").mode("overwrite").save()
+    else:
+        _write(rows, "append", transaction).option("mergeSchema", "true").save(path)
 
 
 def overwrite(rows: DataFrame, path: str, transaction: Transaction) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -15,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from jobs.lake.conform import Drift, conform, drift_of, extra_fields, match_names, spark_schema
+from jobs.lake.conform import Drift, conform, drift_of, extra_fields, match_names, quoted, spark_schema
 from jobs.lake.layout import Lake, hive_values
 from jobs.lake.tables import Dataset
 
@@ -127,7 +128,9 @@ def _bounds(metadata: pq.FileMetaData) -> dict[str, tuple[Any, Any]]:
         statistics = [group.column(index).statistics for group in groups]
         if all(s is not None and s.has_min_max for s in statistics):
             name = groups[0].column(index).path_in_schema
-            bounds[name] = (min(s.min for s in statistics), max(s.max for s in statistics))
+            # An instant beyond Python's calendar has no bounds; its row is for the rules to refuse.
+            with suppress(ArithmeticError, ValueError, pa.ArrowException):
+                bounds[name] = (min(s.min for s in statistics), max(s.max for s in statistics))
     return bounds
 
 
@@ -208,7 +211,7 @@ def _read_group(
     arrived = spark_schema(schema)
     # Hadoop takes [ ] { } * ? in a path for a pattern; these are names.
     rows = spark.read.schema(arrived).option("pathGlobFilter", "*").parquet(*(_literal(p) for p in paths))
-    original = F.struct(*(F.col(f"`{name}`") for name in arrived.names), *(F.col(f"_path_{k}").alias(k) for k in in_path if k not in arrived.names))
+    original = F.struct(*(F.col(quoted(name)) for name in arrived.names), *(F.col(f"_path_{k}").alias(k) for k in in_path if k not in arrived.names))
     located = (
         rows.select("*", F.col("_metadata.file_path").alias("_uri"), F.col("_metadata.row_index").alias("_source_row"))
         .join(F.broadcast(files), "_uri")

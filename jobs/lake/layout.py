@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
 from jobs.lake.config import S3Settings
 from jobs.lake.errors import UsageError
-from sim.writers import Writer, open_writer
+
+if TYPE_CHECKING:
+    from sim.writers import Writer
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class Lake:
             UsageError: The scheme is neither a folder's nor S3's.
         """
         scheme, separator, rest = text.partition("://")
-        if not separator:
+        if not separator and text.strip() and not text.startswith(("file:", "s3:", "s3a:")):
             return cls(str(Path(text).expanduser().resolve()), s3 or S3Settings())
         if scheme == "file":
             return cls(str(Path("/" + rest.lstrip("/")).resolve()), s3 or S3Settings())
-        if scheme in ("s3", "s3a") and rest.strip("/"):
+        if scheme in ("s3", "s3a") and rest.partition("/")[0]:
             return cls(f"s3a://{rest.rstrip('/')}", s3 or S3Settings())
         raise UsageError(
             f"'{text}' is not a lake",
@@ -130,6 +132,8 @@ class Lake:
 
     def writer(self) -> Writer:
         """The writer of bronze files."""
+        from sim.writers import open_writer  # boto3 and pandas take a second to load, which a look does not need
+
         if not self.on_s3:
             return open_writer(self.uri)
         options: dict[str, Any] = {"endpoint_url": self.s3.endpoint or None, "region": self.s3.region}

@@ -93,7 +93,7 @@ def record(spark: SparkSession, lake: Lake, entries: Sequence[Entry], transactio
     """Write rows of the books, once."""
     names = [f.name for f in SCHEMA]
     rows = [tuple(asdict(entry)[name] for name in names) for entry in entries]
-    delta.append(spark.createDataFrame(rows, SCHEMA).coalesce(1), lake.ledger, transaction)
+    delta.append(lake, spark.createDataFrame(rows, SCHEMA).coalesce(1), lake.ledger, transaction)
 
 
 def totals(entries: Iterable[Entry]) -> list[dict[str, Any]]:
@@ -102,9 +102,11 @@ def totals(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     counted = [f.name for f in fields(Entry) if f.name.startswith(("files", "rows", "seconds"))]
     for entry in entries:
         row = summed.setdefault(
-            (entry.stage, entry.dataset), {"stage": entry.stage, "dataset": entry.dataset} | dict.fromkeys(counted, 0)
+            (entry.stage, entry.dataset),
+            {"stage": entry.stage, "dataset": entry.dataset, **dict.fromkeys(counted, 0), "outcome": NOTHING_NEW},
         )
         for name in counted:
             row[name] += getattr(entry, name)
-        row["outcome"] = entry.outcome
+        if entry.outcome != NOTHING_NEW:
+            row["outcome"] = entry.outcome
     return list(summed.values())

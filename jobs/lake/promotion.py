@@ -15,7 +15,7 @@ from pyspark.sql import types as T
 
 from jobs.lake import delta, intake, ledger, quality
 from jobs.lake.config import SilverSettings
-from jobs.lake.conform import Drift
+from jobs.lake.conform import MISFIT, MISFITS, Drift
 from jobs.lake.delta import Transaction
 from jobs.lake.intake import Arrived, Probed
 from jobs.lake.layout import Lake
@@ -115,16 +115,16 @@ class Promotion:
             rules = self.dataset.rules(self.thresholds)
             target = intake.evolved_schema(declared, readable, self.dataset.aliases)
             arrived = self.dataset.clean(intake.read(self.spark, self.lake, self.dataset, readable, target))
-            checked = arrived.withColumn("_refused", quality.is_refused(rules))
+            checked = arrived.withColumn("_refused", F.col(MISFIT) | quality.any_reason(rules))
             judged, verdicts = Observation(), Observation()
             valid = checked.observe(judged, F.count_if("_refused").alias("refused")).where("NOT _refused")
             ranked = self._rank(valid, target, base, readable).observe(
                 verdicts, *(F.count_if(F.col("_verdict") == v).alias(v) for v in ("fresh", "duplicate", "conflict"))
             )
-            delta.append(ranked.where("_verdict = 'fresh'").select(*target.names), silver, transaction)
+            delta.append(self.lake, ranked.where("_verdict = 'fresh'").select(*target.names), silver, transaction)
             counts |= {"rows_written": verdicts.get["fresh"], "rows_duplicate": verdicts.get["duplicate"]}
             if judged.get["refused"]:
-                refused.append(_refusals(checked.where("_refused"), quality.reasons(rules)))
+                refused.append(_refusals(checked.where("_refused"), F.concat(MISFITS, quality.all_reasons(rules))))
             if verdicts.get["conflict"]:
                 again = self._rank(checked.where("NOT _refused"), target, base, readable)
                 reason = F.lit("conflicting_duplicate key: another row with this key and other values came first")
@@ -207,7 +207,7 @@ class Promotion:
             F.lit(1).alias("attempts"),
         )
         observed = rows.coalesce(1).observe(written, F.count("row").alias("rows"))
-        delta.append(observed, self.lake.quarantine(self.dataset.name), transaction)
+        delta.append(self.lake, observed, self.lake.quarantine(self.dataset.name), transaction)
         return int(written.get["rows"])
 
     def _record_drift(self, declared: T.StructType, readable: Sequence[Probed], transaction: Transaction) -> None:
@@ -226,7 +226,9 @@ class Promotion:
             if d not in known
         ]
         if rows:
-            delta.append(self.spark.createDataFrame(rows, DRIFT_SCHEMA).coalesce(1), self.lake.drift, transaction)
+            delta.append(
+                self.lake, self.spark.createDataFrame(rows, DRIFT_SCHEMA).coalesce(1), self.lake.drift, transaction
+            )
 
 
 def _refusals(rows: DataFrame, reasons: Column) -> DataFrame:

@@ -36,6 +36,8 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         # Files with nanoseconds (pandas' default) come as integers and are converted by the promotion.
         "spark.sql.legacy.parquet.nanosAsLong": "true",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Inferring constraints through a dataset's dozens of rules takes minutes of planning and gives nothing.
+        "spark.sql.constraintPropagation.enabled": "false",
         # Planning 50 tasks for the log of a small table takes longer than reading it.
         "spark.databricks.delta.snapshotPartitions": "2",
         # deltalake and DuckDB read our tables: no deletion vectors.

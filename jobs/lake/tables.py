@@ -86,7 +86,7 @@ class Dataset:
         key: Columns that identify a row.
         entity: The column whose rows stay together in a file, one of ``key``.
         settings: Thresholds, set under ``datasets.<name>`` in the configuration.
-        rules: settings -> checks, each a Column that is null for a good row and the reason for a bad one.
+        rules: settings -> checks (:mod:`jobs.lake.quality`) of values that are there; that they are, ``schema`` says.
         clean: Conformed rows -> rows as silver wants them; for trimming, normalising, deriving.
         aliases: Other spellings of a column's name, compared without case.
         ingest: How files become bronze; None if the dataset has no files of its own.
