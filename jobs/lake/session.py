@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+# Writes a checkpoint's file to S3 at its final place and leaves nothing there if it is interrupted, where Spark's own
+# copies and deletes.
 _CHECKPOINT_MANAGER = "spark.sql.streaming.checkpointFileManagerClass"
+_FOR_S3 = "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
 
 
 def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> dict[str, str]:
@@ -48,10 +51,7 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
     }
     conf |= {f"spark.hadoop.parquet.enable.dictionary#{name}": "false" for name in float_columns}
     if lake.on_s3:
-        conf |= {
-            "spark.hadoop.fs.s3a.endpoint.region": lake.s3.region,
-            _CHECKPOINT_MANAGER: "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager",
-        }
+        conf["spark.hadoop.fs.s3a.endpoint.region"] = lake.s3.region
         if lake.s3.endpoint:
             conf |= {
                 "spark.hadoop.fs.s3a.endpoint": lake.s3.endpoint,
@@ -71,15 +71,25 @@ def open_session(settings: Settings, lake: Lake, float_columns: Iterable[str] = 
 
     conf = spark_conf(settings, lake, float_columns)
     active = SparkSession.getActiveSession()
-    if active is not None:
-        return _adapt(active, conf)
+    session = _build(conf, settings.spark.driver_memory) if active is None else _adapt(active, conf)
+    # It comes with spark-hadoop-cloud, which not every distribution has.
+    if lake.on_s3 and session._jvm.org.apache.spark.util.Utils.classIsLoadable(_FOR_S3):  # type: ignore[union-attr]
+        session.conf.set(_CHECKPOINT_MANAGER, _FOR_S3)
+    else:
+        session.conf.unset(_CHECKPOINT_MANAGER)
+    return session
+
+
+def _build(conf: dict[str, str], driver_memory: str) -> SparkSession:
+    from pyspark.sql import SparkSession
+
     builder = SparkSession.builder.appName("sensor-lakehouse")
     for name, value in conf.items():
         builder = builder.config(name, value)
     folder = os.environ.get("LAKEHOUSE_JARS", "")
     if folder and "LAKEHOUSE_LOG" not in os.environ:  # spark-submit.sh has given both already
         jars = ",".join(os.path.join(folder, name) for name in sorted(os.listdir(folder)))
-        builder = builder.config("spark.jars", jars).config("spark.driver.memory", settings.spark.driver_memory)
+        builder = builder.config("spark.jars", jars).config("spark.driver.memory", driver_memory)
     return builder.getOrCreate()
 
 
@@ -90,6 +100,4 @@ def _adapt(session: SparkSession, conf: dict[str, str]) -> SparkSession:
             session.conf.set(name, value)
         elif name.startswith("spark.hadoop."):
             session.conf.set(name.removeprefix("spark.hadoop."), value)
-    if _CHECKPOINT_MANAGER not in conf:
-        session.conf.unset(_CHECKPOINT_MANAGER)
     return session
