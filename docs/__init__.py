@@ -1,0 +1,1 @@
+"""Pages about the suite, and what writes those that follow from its code."""
