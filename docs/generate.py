@@ -135,15 +135,10 @@ def _tables() -> str:
             )
             for name, dataset in DATASETS.items()
         ),
-        *(
-            _table(f"gold/{name}", _fill(_follows(name)), table.key, table.schema)
-            for name, table in GOLD.items()
-        ),
+        *(_table(f"gold/{name}", _fill(_follows(name)), table.key, table.schema) for name, table in GOLD.items()),
         _table(
             "quarantine/DATASET",
-            _fill(
-                "One table per dataset: every refused row and file. The codes are in [errors.md](errors.md)."
-            ),
+            _fill("One table per dataset: every refused row and file. The codes are in [errors.md](errors.md)."),
             ("source_file", "source_row"),
             QUARANTINE_SCHEMA,
         ),
@@ -242,9 +237,7 @@ def sections() -> dict[str, type[BaseModel]]:
 
 def settings_of(model: type[BaseModel]) -> list[Setting]:
     """The fields of a model, described by themselves or else by its docstring's ``Attributes``."""
-    inherited = [
-        _attributes(base.__doc__ or "") for base in reversed(model.__mro__) if issubclass(base, BaseModel)
-    ]
+    inherited = [_attributes(base.__doc__ or "") for base in reversed(model.__mro__) if issubclass(base, BaseModel)]
     words = {name: text for attributes in inherited for name, text in attributes.items()}
     return [
         Setting(name, _default(field), _bounds(field), (field.description or words.get(name, "")).rstrip("."))
@@ -372,9 +365,7 @@ def _example() -> str:
     datasets = {name: models[f"datasets.{name}"] for name in DATASETS}
     tables = {name: models[f"tables.{name}"] for name in GOLD}
     try:
-        config.load(
-            overrides=["silver.max_file_per_batch=5"], environment={}, datasets=datasets, tables=tables
-        )
+        config.load(overrides=["silver.max_file_per_batch=5"], environment={}, datasets=datasets, tables=tables)
     except LakehouseError as error:
         return str(error)
     raise AssertionError("a misspelt setting was not refused")

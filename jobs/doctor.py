@@ -44,7 +44,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, options: argparse.Namespace) -> None:
     """Print every finding; raise if one will not do."""
     findings = list(examine(context))
-    rows = [{"": "ok" if not f.remedy else "NO", "check": f.check, "found": f.found, "next": f.remedy} for f in findings]
+    rows = [
+        {"": "ok" if not f.remedy else "NO", "check": f.check, "found": f.found, "next": f.remedy} for f in findings
+    ]
     context.console.table("doctor", rows)
     bad = [f for f in findings if f.remedy]
     if bad:
@@ -77,7 +79,11 @@ def _java() -> Finding:
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Finding("Python 3.11 to 3.13", found, "" if fits else "rm -r .venv; LAKEHOUSE_PYTHON=python3.11 ./spark-submit.sh doctor")
+    return Finding(
+        "Python 3.11 to 3.13",
+        found,
+        "" if fits else "rm -r .venv; LAKEHOUSE_PYTHON=python3.11 ./spark-submit.sh doctor",
+    )
 
 
 def _versions() -> Iterator[Finding]:
@@ -90,7 +96,11 @@ def _versions() -> Iterator[Finding]:
         return
     line = ".".join(spark.split(".")[:2])
     wanted = f"io.delta_delta-spark_{line}_2.13-{delta}.jar"
-    yield Finding(f"Delta {delta} for Spark {spark}", wanted if wanted in jars else "another", "" if wanted in jars else reset)
+    yield Finding(
+        f"Delta {delta} for Spark {spark}",
+        wanted if wanted in jars else "another",
+        "" if wanted in jars else reset,
+    )
     import pyspark
 
     (client,) = (Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import IO
+from typing import IO, cast
 
 import pyarrow.fs as pafs
 
@@ -38,7 +38,9 @@ def run(context: Context, options: argparse.Namespace) -> None:
     """Ingest the files, and print the books."""
     (name,) = cli.choice([n for n, d in DATASETS.items() if d.ingest], options.dataset, "dataset")
     if context.plan:
-        rows = [{"file": file, "bytes": _located(context.lake, file)[2], "to": f"bronze/{name}"} for file in options.files]
+        rows = [
+            {"file": file, "bytes": _located(context.lake, file)[2], "to": f"bronze/{name}"} for file in options.files
+        ]
         context.console.table("would ingest", rows)
         return
     context.close_books(ingest(context, DATASETS[name], options.files))
@@ -65,7 +67,9 @@ def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Ent
             candidates = [f"{file.rpartition('/')[0]}/{PurePath(c).name}" for c in candidates]
         companions = [_file(context.lake, c) for c in candidates if _is_there(context.lake, c)]
         if candidates and not companions:
-            context.console.say(f"ingest   {found.name}: no {' or '.join(PurePath(c).name for c in candidates)} beside it")
+            context.console.say(
+                f"ingest   {found.name}: no {' or '.join(PurePath(c).name for c in candidates)} beside it"
+            )
         entries.append(_ingest_one(context, dataset, dataset.ingest, found, companions))
     return entries
 
@@ -79,7 +83,8 @@ def _ingest_one(
     if delta.progress(context.lake, context.lake.ledger, transaction.application) is not None:
         return context.nothing_new("ingest", file.name)
     writer, stem = context.lake.writer(), file.name.split(".")[0]
-    written, refused = 0, []
+    written = 0
+    refused: list[tuple[int, str, str]] = []
     for number, piece in enumerate(how.parse(file, companions)):
         written += piece.rows.num_rows
         refused.extend(piece.refused)
@@ -146,7 +151,7 @@ def _file(lake: Lake, text: str) -> SourceFile:
 
     def opened() -> IO[bytes]:
         raw = filesystem.open_input_stream(place, compression=None)
-        return gzip.GzipFile(fileobj=raw) if place.endswith(".gz") else io.BufferedReader(raw)
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw) if place.endswith(".gz") else io.BufferedReader(raw))
 
     return SourceFile(PurePath(place).name, opened)
 

@@ -14,6 +14,7 @@ from sim.command import add_arguments, fault_parameters, parameter_values
 from sim.errors import LakehouseError
 from sim.writers import FileFormat, open_writer
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -29,9 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
     parser.add_argument("--dataset", required=True, choices=SIMULATORS)
     add_arguments(parser)
-    parser.add_argument(
-        "--lake", default="./lake", help="a folder or s3://bucket/prefix (default: %(default)s)"
-    )
+    parser.add_argument("--lake", default="./lake", help="a folder or s3://bucket/prefix (default: %(default)s)")
     parser.add_argument("--format", default="parquet", choices=get_args(FileFormat))
     parser.add_argument("--endpoint-url", help="an S3 service other than AWS")
     return parser

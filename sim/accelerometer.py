@@ -320,9 +320,7 @@ def table(params: AccelerometerParameters, unit: Unit) -> pa.Table:
     clock = Clock.at(params.rate_hz)
     body = draw_body(params, unit.entity)
     force = np.empty((3, unit.stop - unit.start), np.float32)
-    step = np.arange(_BLOCK, dtype=np.float64) * (
-        body.gait_hz * clock.numerator / (1_000_000 * clock.denominator)
-    )
+    step = np.arange(_BLOCK, dtype=np.float64) * (body.gait_hz * clock.numerator / (1_000_000 * clock.denominator))
     for block in range(unit.start // _BLOCK, -(-unit.stop // _BLOCK)):
         origin = block * _BLOCK
         first, last = max(unit.start, origin), min(unit.stop, origin + _BLOCK)

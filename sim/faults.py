@@ -210,9 +210,7 @@ def dirty(table: pa.Table, unit_name: str, parameters: FaultParameters, schema: 
     companions = [DirtyFile(fault.file, fault.content) for fault in faults if fault.file != unit_name]
     return DirtyUnit(
         files=[main, *sorted(companions, key=lambda file: file.name)],
-        records=pa.concat_tables(
-            [_no_records(schema), *(_records(fault, unit_name, schema) for fault in faults)]
-        ),
+        records=pa.concat_tables([_no_records(schema), *(_records(fault, unit_name, schema) for fault in faults)]),
     )
 
 
@@ -243,9 +241,7 @@ def write_dirty(writer: Writer, prefix: str, unit: DirtyUnit, partition_by: Sequ
 def expected_refusals(records: pa.Table) -> dict[str, int]:
     """Count what a promotion is to refuse, by code. ``unreadable_file`` counts files, the others rows."""
     counts = Counter(records["expected"].to_pylist())
-    return {
-        text.removeprefix("refused:"): n for text, n in sorted(counts.items()) if text.startswith("refused:")
-    }
+    return {text.removeprefix("refused:"): n for text, n in sorted(counts.items()) if text.startswith("refused:")}
 
 
 def expected_duplicates(records: pa.Table) -> int:
@@ -255,9 +251,7 @@ def expected_duplicates(records: pa.Table) -> int:
 
 def _check(table: pa.Table, parameters: FaultParameters, schema: FaultSchema) -> None:
     if absent := [name for name in (*schema.key, *schema.measured) if name not in table.column_names]:
-        raise ParameterError(
-            f"the table lacks {', '.join(absent)}", remedy="give the dataset's own fault schema"
-        )
+        raise ParameterError(f"the table lacks {', '.join(absent)}", remedy="give the dataset's own fault schema")
     if exact := [name for name in schema.measured if not pa.types.is_floating(table.schema.field(name).type)]:
         raise ParameterError(f"{', '.join(exact)} cannot be NaN", remedy="measure in float32 or float64")
     if "missing_field" in parameters.kinds and schema.optional >= set(schema.measured):

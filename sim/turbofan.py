@@ -158,9 +158,7 @@ class TurbofanParameters(Parameters):
     operating_conditions: Annotated[Literal[1, 6], BeforeValidator(_parse_count)] = 1
     test_share: float = Field(default=0.0, ge=0, le=1)
     anomaly_rate: float = Field(default=0.5, ge=0)
-    anomaly_kinds: Annotated[tuple[AnomalyKind, ...], BeforeValidator(_parse_list), Field(min_length=1)] = (
-        ANOMALY_KINDS
-    )
+    anomaly_kinds: Annotated[tuple[AnomalyKind, ...], BeforeValidator(_parse_list), Field(min_length=1)] = ANOMALY_KINDS
     anomaly_size: float = Field(default=8.0, gt=0)
 
     @model_validator(mode="after")
@@ -336,8 +334,7 @@ def inject(values: Floats, anomalies: Sequence[Anomaly]) -> list[Anomaly]:
 def units(params: TurbofanParameters) -> list[Unit]:
     """Blocks of 50 engines."""
     blocks = [
-        (start, min(start + ENGINES_PER_UNIT, params.entities))
-        for start in range(0, params.entities, ENGINES_PER_UNIT)
+        (start, min(start + ENGINES_PER_UNIT, params.entities)) for start in range(0, params.entities, ENGINES_PER_UNIT)
     ]
     return [
         Unit(f"engines-{start + 1:05d}-{stop:05d}", block, start, stop) for block, (start, stop) in enumerate(blocks)

@@ -1,0 +1,1 @@
+"""One module per gold table, and the kernels they use."""

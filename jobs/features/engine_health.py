@@ -50,8 +50,7 @@ def _columns(names: Sequence[str], kind: str) -> str:
 
 
 _SUMMARY = (
-    "subset string, unit_number smallint, operating_condition string, "
-    f"{_columns(_SUMMARY_LISTS, 'array<double>')}"
+    f"subset string, unit_number smallint, operating_condition string, {_columns(_SUMMARY_LISTS, 'array<double>')}"
 )
 _NORMAL = f"subset string, {_columns((*_SCALES, 'repeated', 'readings'), 'array<double>')}"
 _EMPTY_REFERENCE = pa.schema(
@@ -344,9 +343,7 @@ def departures(values: Floats, others: Floats, learned: Learned, settings: Healt
         residual = np.where(learned.noise > 0, (values - learned.level - expected) / learned.noise, np.nan)
         outside = np.maximum(np.maximum(learned.low - values, values - learned.high), 0.0)
         # A constant sensor has a band without width: a relative 1e-4 stands for it.
-        width = np.maximum(
-            np.maximum((learned.high - learned.low) / 4, learned.noise), 1e-4 * abs(learned.level)
-        )
+        width = np.maximum(np.maximum((learned.high - learned.low) / 4, learned.noise), 1e-4 * abs(learned.level))
         beyond = np.where(width > 0, outside / width, np.nan)
     sane = np.where(beyond < settings.anomaly_threshold, residual, np.nan)
     smooth = rolling_median(sane, latest)
@@ -629,9 +626,7 @@ def _gold(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSetting
         repeated = learnt["repeated"].to_numpy()[: len(SENSORS)]
         score = anomaly_score(engine.found, scales, repeated, settings.maximum_repeats)[place]
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(
-            learned.informative & (learned.noise > 0), (engine.values - learned.level) / learned.noise, np.nan
-        )
+        z = np.where(learned.informative & (learned.noise > 0), (engine.values - learned.level) / learned.noise, np.nan)
     statistics = rolling_statistics(z, settings.rolling_cycles)
     flagged = pa.array(score >= settings.anomaly_threshold, mask=np.isnan(score))
     columns: dict[str, Any] = {name: engine.rows[name] for name in (*KEY, "operating_condition")}
@@ -675,17 +670,13 @@ def reference(train_rows: DataFrame, settings: HealthSettings) -> pa.Table:
         One row per subset, operating_condition and sensor, in that order; levels in the sensor's own unit.
     """
     rows = _needed(train_rows, settings)
-    summaries = (
-        rows.groupBy(*ENGINE).applyInArrow(lambda table: _summarise(table, settings), _SUMMARY).toArrow()
-    )
+    summaries = rows.groupBy(*ENGINE).applyInArrow(lambda table: _summarise(table, settings), _SUMMARY).toArrow()
     if not summaries.num_rows:
         return _EMPTY_REFERENCE
     levels = {subset: learn(table, settings) for subset, table in _by_subset(summaries).items()}
     normal = rows.groupBy(*ENGINE).applyInArrow(lambda table: _normal(table, levels, settings), _NORMAL)
     described = _by_subset(normal.toArrow())
-    return pa.concat_tables(
-        [_with_scales(table, described[subset], settings) for subset, table in levels.items()]
-    )
+    return pa.concat_tables([_with_scales(table, described[subset], settings) for subset, table in levels.items()])
 
 
 def _by_subset(table: pa.Table) -> dict[str, pa.Table]:

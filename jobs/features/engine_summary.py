@@ -35,9 +35,7 @@ SCHEMA = StructType(
         column("unit_number", ShortType(), "Engine within subset and split.", nullable=False),
         column("cycles", IntegerType(), "Cycles on record.", "cycle", nullable=False),
         column("last_health", DoubleType(), "Health index at the last cycle: 1 new, 0 failed.", "1"),
-        column(
-            "health_trend", DoubleType(), "Least-squares slope of health over the last cycles.", "1/cycle"
-        ),
+        column("health_trend", DoubleType(), "Least-squares slope of health over the last cycles.", "1/cycle"),
         column("anomalies", IntegerType(), "Cycles flagged; null where none could be judged.", "cycle"),
     ]
 )

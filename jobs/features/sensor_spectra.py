@@ -107,17 +107,13 @@ ARROW_SCHEMA: pa.Schema = pa.schema(
         _field("peak_to_peak", _FLOAT, "m/s2", "Greatest less least sample"),
         _field("crest_factor", _FLOAT, "1", "peak / std"),
         _field("skewness", _FLOAT, "1", "Third standardised moment (population)"),
-        _field(
-            "kurtosis", _FLOAT, "1", "Fourth standardised moment less 3 (population): 0 for Gaussian noise"
-        ),
+        _field("kurtosis", _FLOAT, "1", "Fourth standardised moment less 3 (population): 0 for Gaussian noise"),
         _field("dominant_hz", _FLOAT, "Hz", "Frequency of the strongest line, interpolated between bins"),
         _field("dominant_amplitude", _FLOAT, "m/s2", "Its amplitude: A for A sin(2 pi f t)"),
         _field("dominant_snr_db", _FLOAT, "dB", "Its power over the noise power in one bin, from the median"),
         _field("peaks", pa.list_(_PEAK), "Hz, m/s2, dB", "The strongest lines, by falling amplitude"),
         _field("spectral_centroid_hz", _FLOAT, "Hz", "Mean frequency of the power spectrum"),
-        _field(
-            "spectral_bandwidth_hz", _FLOAT, "Hz", "Standard deviation of frequency in the power spectrum"
-        ),
+        _field("spectral_bandwidth_hz", _FLOAT, "Hz", "Standard deviation of frequency in the power spectrum"),
         _field("spectral_rolloff_hz", _FLOAT, "Hz", "Frequency below which the set share of the power lies"),
         _field("spectral_entropy", _FLOAT, "1", "Shannon entropy of the power spectrum: 0 one bin, 1 flat"),
         _field("spectral_flatness", _FLOAT, "1", "Geometric over arithmetic mean of the power spectrum"),
@@ -128,9 +124,7 @@ ARROW_SCHEMA: pa.Schema = pa.schema(
             "1",
             "Root sum square of the harmonics over the dominant line",
         ),
-        _field(
-            "envelope_peaks", pa.list_(_ENVELOPE_PEAK), "Hz, m/s2", "Strongest lines of the envelope spectrum"
-        ),
+        _field("envelope_peaks", pa.list_(_ENVELOPE_PEAK), "Hz, m/s2", "Strongest lines of the envelope spectrum"),
     ]
 )
 
@@ -300,9 +294,7 @@ def _confirmed(
         lines = np.flatnonzero(np.isfinite(hz[:, i]))
         at = slice(windows.first_row[w], windows.end_row[w])
         seconds = (times_us[at] - times_us[at.start]) / 1e6
-        recorded[lines, i] = spectra.sine_amplitude(
-            seconds, values[at][:, lines].astype(np.float64), hz[lines, i]
-        )
+        recorded[lines, i] = spectra.sine_amplitude(seconds, values[at][:, lines].astype(np.float64), hz[lines, i])
     return np.isnan(hz) | (np.abs(amplitude - recorded) <= _CONFIRMED * recorded)
 
 
@@ -340,20 +332,14 @@ def _lists(lines: npt.NDArray[Any], kind: pa.StructType, usable: npt.NDArray[np.
     )
 
 
-def _maps(
-    power: npt.NDArray[np.float32], bands: tuple[str, ...], usable: npt.NDArray[np.bool_]
-) -> pa.MapArray:
+def _maps(power: npt.NDArray[np.float32], bands: tuple[str, ...], usable: npt.NDArray[np.bool_]) -> pa.MapArray:
     """Band powers (rows, bands) as maps from the band's name; null where the window is not usable."""
-    keys = pa.array(bands, pa.string()).take(
-        pa.array(np.tile(np.arange(len(bands)), np.count_nonzero(usable)))
-    )
+    keys = pa.array(bands, pa.string()).take(pa.array(np.tile(np.arange(len(bands)), np.count_nonzero(usable))))
     items = pa.array(power[usable].ravel(), from_pandas=True)
     return pa.MapArray.from_arrays(_offsets(len(bands) * usable), keys, items, mask=pa.array(~usable))
 
 
-def _kernel(
-    rows: pa.Table, settings: SpectraSettings, windows: Mapping[str, Sequence[tuple[int, int]]]
-) -> pa.Table:
+def _kernel(rows: pa.Table, settings: SpectraSettings, windows: Mapping[str, Sequence[tuple[int, int]]]) -> pa.Table:
     return features(rows, settings, windows)
 
 

@@ -100,9 +100,7 @@ def spectral_features(
     if not (np.isfinite(rate) & (rate > 0)).all():
         raise ValueError("sample_rate_hz must be positive")
     if not 0 < rolloff < 1 or peaks < 1 or envelope_peaks < 1 or harmonics < 2:
-        raise ValueError(
-            "rolloff must lie in (0, 1), peaks and envelope_peaks be at least 1, harmonics at least 2"
-        )
+        raise ValueError("rolloff must lie in (0, 1), peaks and envelope_peaks be at least 1, harmonics at least 2")
     edges = np.array(list(bands.values()), dtype=np.float64).reshape(-1, 2)
     _keep_scratch()
     step = max(1, _BLOCK_SAMPLES // x.shape[1])
@@ -244,9 +242,7 @@ def time_statistics(y: Float32, mean: Float64, peak: Float64) -> Features:
     """
     n = y.shape[1]
     square = y * y
-    m2, m3, m4 = (
-        np.vecdot(one, other) / np.float64(n) for one, other in ((y, y), (square, y), (square, square))
-    )
+    m2, m3, m4 = (np.vecdot(one, other) / np.float64(n) for one, other in ((y, y), (square, y), (square, square)))
     std = peak * np.sqrt(m2)
     return {
         "mean": mean,
@@ -388,9 +384,7 @@ def noise_floor(amplitude: Float32, n: int) -> Float64:
     return result
 
 
-def spectral_shape(
-    power: Float32, cumulative: Float64, bin_hz: Float64, rolloff: float, varies: Bool
-) -> Features:
+def spectral_shape(power: Float32, cumulative: Float64, bin_hz: Float64, rolloff: float, varies: Bool) -> Features:
     """Moments and disorder of the power spectrum, over all bins from zero to the Nyquist frequency.
 
     With ``q = P / sum(P)`` over N bins at the frequencies f (Peeters, "A large set of audio features", 2004,
@@ -461,9 +455,7 @@ def band_power(cumulative: Float64, bin_hz: Float64, n: int, edges: Float64) -> 
     return np.where(seen, power, np.nan)
 
 
-def harmonic_distortion(
-    amplitude: Float32, bins: Float64, height: Float64, n: int, harmonics: int
-) -> Float64:
+def harmonic_distortion(amplitude: Float32, bins: Float64, height: Float64, n: int, harmonics: int) -> Float64:
     """Total harmonic distortion of the dominant line.
 
     ``sqrt(sum of A_h**2) / A_1`` over the harmonics h = 2 .. ``harmonics`` below the Nyquist frequency, as

@@ -33,10 +33,14 @@ def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: Accur
     The measured frequency and amplitude are medians over the windows, so that one bad window shows in
     ``share_within_tolerance`` and not in the median.
     """
-    truth = inputs[TRUTH].groupBy("sensor_id", "axis").agg(
-        # The same sensors simulated again, for other hours, repeat the same truth.
-        F.first("true_hz").cast("double").alias("true_hz"),
-        F.first("true_amplitude").cast("double").alias("true_amplitude"),
+    truth = (
+        inputs[TRUTH]
+        .groupBy("sensor_id", "axis")
+        .agg(
+            # The same sensors simulated again, for other hours, repeat the same truth.
+            F.first("true_hz").cast("double").alias("true_hz"),
+            F.first("true_amplitude").cast("double").alias("true_amplitude"),
+        )
     )
     measured = inputs[SPECTRA].join(touched, "sensor_id", "left_semi").where(F.col("dominant_hz").isNotNull())
     off = F.abs(F.col("dominant_hz") - F.col("true_hz"))

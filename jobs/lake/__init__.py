@@ -1,0 +1,1 @@
+"""The floor the stages stand on: session, layout, settings, promotion, Delta, books."""

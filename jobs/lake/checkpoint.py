@@ -61,7 +61,7 @@ def _handed_out(lake: Lake, root: str, after: int, upto: int) -> list[str]:
     offsets = {int(name): lines for name, lines in _entries(lake, f"{root}/offsets") if name.isdigit()}
     low = int(offsets[after][-1]["logOffset"]) if after in offsets else -1
     high = int(offsets[upto][-1]["logOffset"])
-    found = {}
+    found: dict[str, None] = {}
     for _, lines in _entries(lake, f"{root}/sources/0"):
         for entry in lines:
             if low < int(entry["batchId"]) <= high:

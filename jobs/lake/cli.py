@@ -52,13 +52,12 @@ class Context:
         """The Spark session, opened on first use."""
         measured = [
             field.name
-            for item in (*DATASETS.values(), *GOLD.values())
-            for field in item.schema
+            for schema in (*(d.schema for d in DATASETS.values()), *(t.schema for t in GOLD.values()))
+            for field in schema
             if isinstance(field.dataType, FloatType | DoubleType)
         ]
         with self.console.step("starting Spark"):
             return session.open_session(self.settings, self.lake, measured)
-
 
     def progress(self, entry: Entry) -> None:
         """A line on stderr for a batch that is done."""
@@ -154,9 +153,14 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
         traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
         log = os.environ.get("LAKEHOUSE_LOG", "the output above")
         first = str(error).strip().splitlines() or [type(error).__name__]
-        print(LakehouseError(first[0][:300], why=f"an error nobody foresaw; the whole of it is in {log}",
-                             remedy="./spark-submit.sh doctor; if all is well there, report it with the log"),
-              file=sys.stderr)
+        print(
+            LakehouseError(
+                first[0][:300],
+                why=f"an error nobody foresaw; the whole of it is in {log}",
+                remedy="./spark-submit.sh doctor; if all is well there, report it with the log",
+            ),
+            file=sys.stderr,
+        )
         return LakehouseError.exit_code
     return 0
 
@@ -171,6 +175,8 @@ def choice(names: Sequence[str], chosen: str, what: str) -> list[str]:
         return list(names)
     if chosen not in names:
         raise UsageError(
-            f"there is no {what} '{chosen}'", why=f"known are {', '.join(names)}", remedy=f"--{what} {names[0]}"
+            f"there is no {what} '{chosen}'",
+            why=f"known are {', '.join(names)}",
+            remedy=f"--{what} {names[0]}",
         )
     return [chosen]

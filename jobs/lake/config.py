@@ -146,9 +146,7 @@ def load(
     )
 
 
-def layered(
-    profile: str, overrides: Sequence[str], environment: Mapping[str, str]
-) -> dict[str, tuple[Any, str]]:
+def layered(profile: str, overrides: Sequence[str], environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """Merge the layers without validation: dotted name -> (value, where it comes from)."""
     merged = {name: (value, SHIPPED) for name, value in _flatten(_read(SHIPPED))}
     if profile:
@@ -229,7 +227,9 @@ def _refuse_unknown(values: Mapping[str, tuple[Any, str]], models: Mapping[str, 
         if name not in known and not any(name.startswith(f"{k}.") and _is_mapping(k, models) for k in known):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigurationError(
-                f"unknown setting '{name}' in {source}", why="no setting has this name", remedy=f"did you mean '{near}'?"
+                f"unknown setting '{name}' in {source}",
+                why="no setting has this name",
+                remedy=f"did you mean '{near}'?",
             )
 
 

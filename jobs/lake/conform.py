@@ -14,14 +14,14 @@ from pyspark.sql.pandas.types import from_arrow_type
 
 from jobs.lake import quality
 
-_WIDTH = {T.ByteType: 8, T.ShortType: 16, T.IntegerType: 32, T.LongType: 64}
-_EXACT_IN = {T.FloatType: 24, T.DoubleType: 53}  # bits of the significand
+_WIDTH: dict[type[T.DataType], int] = {T.ByteType: 8, T.ShortType: 16, T.IntegerType: 32, T.LongType: 64}
+_EXACT_IN: dict[type[T.DataType], int] = {T.FloatType: 24, T.DoubleType: 53}  # bits of the significand
 _NANOSECONDS = "nanoseconds"
 _INF = float("inf")
 
 RESERVED = frozenset(
     f"_{name}"
-    for name in "row arrival source_file source_row uri order metadata misfit misfits refused verdict reasons".split()
+    for name in ["row", "arrival", "source_file", "source_row", "uri", "order", "metadata", "misfit", "misfits", "refused", "verdict", "reasons"]
 )
 """Names of columns that a promotion adds to those of a file, or that Spark does."""
 
@@ -267,7 +267,9 @@ def _from_epoch(raw: Column, kind: T.NumericType) -> Column:
         scale = F.when(size < 1e11, 1e6).when(size < 1e14, 1e3).when(size < 1e17, 1.0).otherwise(1e-3)
         return F.timestamp_micros(F.rint(raw * scale).try_cast("long"))
     whole = raw.try_cast("long")
-    micros = F.when(size < 1e11, F.try_multiply(whole, F.lit(10**6))).when(size < 1e14, F.try_multiply(whole, F.lit(1000)))
+    micros = F.when(size < 1e11, F.try_multiply(whole, F.lit(10**6))).when(
+        size < 1e14, F.try_multiply(whole, F.lit(1000))
+    )
     return F.timestamp_micros(micros.when(size < 1e17, whole).otherwise(_micros(whole)))
 
 
@@ -275,7 +277,9 @@ def _null(to: T.DataType) -> Column:
     return F.lit(None).cast(to)
 
 
-def drift_of(arrived: T.StructType, declared: T.StructType, aliases: Mapping[str, str], in_path: Sequence[str]) -> list[Drift]:
+def drift_of(
+    arrived: T.StructType, declared: T.StructType, aliases: Mapping[str, str], in_path: Sequence[str]
+) -> list[Drift]:
     """How a file's schema differs from silver's, column by column."""
     matched = match_names(arrived.names, declared.names, aliases)
     found = []

@@ -92,8 +92,6 @@ class Following:
         """Compute what is pending, a transaction at a time."""
         fresh = rebuild or self._progress() is None
         for version, files in _batches(self.pending(rebuild=rebuild), self.bounds.max_bytes_per_batch):
-            if not files:
-                continue
             started, clock = datetime.now(UTC), time.monotonic()
             transaction = Transaction(self.application, version)
             written = self._bring_in(files, transaction, fresh=fresh)
@@ -128,9 +126,7 @@ class Following:
             delta.upsert(self.spark, ordered, self.path, self.table.key, transaction, within)
         return delta.rows_changed(self.lake, self.path)
 
-    def _windowed(
-        self, how: Windowed, files: Sequence[AddedFile], version: int
-    ) -> tuple[DataFrame, Column]:
+    def _windowed(self, how: Windowed, files: Sequence[AddedFile], version: int) -> tuple[DataFrame, Column]:
         """The rows of touched windows, and the part of gold that they can replace."""
         window = how.window(self.settings)
         touched = windowed.find_touched(self.spark, self.lake, files, how, window)
@@ -169,7 +165,7 @@ class Following:
         if kind != "truth":
             return delta.latest_version(self.lake, f"{self.lake.uri}/{name}") is not None
         folder = self.lake.arrow_path(self.lake.truth(rest))
-        return self.lake.filesystem().get_file_info(folder).type == pafs.FileType.Directory
+        return bool(self.lake.filesystem().get_file_info(folder).type == pafs.FileType.Directory)
 
     def _exist(self, files: Iterable[AddedFile]) -> bool:
         """Whether VACUUM has left them all: compacted files stay readable until then."""
@@ -177,17 +173,15 @@ class Following:
         return all(info.type == pafs.FileType.File for info in infos)
 
 
-def _batches(
-    commits: Sequence[tuple[int, list[AddedFile]]], limit: int
-) -> Iterator[tuple[int, list[AddedFile]]]:
+def _batches(commits: Sequence[tuple[int, list[AddedFile]]], limit: int) -> Iterator[tuple[int, list[AddedFile]]]:
     """Join commits up to ``limit`` bytes; what was added counts up to the last version joined."""
     files: list[AddedFile] = []
-    version = None
-    for number, added in commits:
+    reached = -1
+    for version, added in commits:
         if files and sum(f.bytes for f in [*files, *added]) > limit:
-            yield version, files
+            yield reached, files
             files = []
         files.extend(added)
-        version = number
-    if version is not None:
-        yield version, files
+        reached = version
+    if files:
+        yield reached, files

@@ -17,13 +17,22 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.lake.conform import Drift, conform, drift_of, extra_fields, match_names, quoted, spark_schema
+from jobs.lake.errors import StoreError
 from jobs.lake.layout import Lake, hive_values
 from jobs.lake.tables import Dataset
 
 _BINARY_FILE = "path string, modificationTime timestamp, length long, content binary"
 _MAX_ERROR = 300
+_MAGIC = b"PAR1"
+_TAIL = 1 << 16  # bytes: holds the footer of nearly every file, so that one read does
+_BLOCK = 1 << 23
 
-PROVENANCE: Mapping[str, str] = {"_row": "string", "_arrival": "long", "_source_file": "string", "_source_row": "long"}
+PROVENANCE: Mapping[str, str] = {
+    "_row": "string",
+    "_arrival": "long",
+    "_source_file": "string",
+    "_source_row": "long",
+}
 """Columns that travel with a row until it is written: itself as JSON, its place in the order of arrival, its file
 relative to the lake, and its number in that file."""
 
@@ -74,7 +83,7 @@ def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
         .option("recursiveFileLookup", "true")
         .option("maxFilesPerTrigger", max_files)
         .option("maxFileAge", "36500d")
-        .load(folder)
+        .load(_literal(folder))
         .select("path")
     )
 
@@ -108,17 +117,41 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
     if file.bytes <= 0:
         return Probed(file, error="the file is empty" if file.bytes == 0 else "the file is gone")
     with filesystem.open_input_file(place) as source:
-        # What fails from here on is the file's fault: the store has answered.
         try:
-            parquet = pq.ParquetFile(source)
+            footer = _footer(source, file.bytes)
+            source.seek(0)
+            while thorough and source.read(_BLOCK):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"{file.path} cannot be read",
+                why=_shortened(error),
+                remedy="the batch was not promoted; run the same command again, or ./spark-submit.sh doctor",
+            ) from error
+        # What fails from here on is the file's fault: the store has given its bytes.
+        try:
+            schema = pq.ParquetFile(pa.BufferReader(footer)).schema_arrow.remove_metadata()
+            metadata = pq.read_metadata(pa.BufferReader(footer))
             if thorough:
-                for _ in parquet.iter_batches():
+                for _ in pq.ParquetFile(source).iter_batches():
                     pass
-            schema = parquet.schema_arrow.remove_metadata()
             spark_schema(schema)
-            return Probed(file, parquet.metadata.num_rows, schema, _bounds(parquet.metadata))
+            return Probed(file, metadata.num_rows, schema, _bounds(metadata))
         except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-            return Probed(file, error=" ".join(str(error).split())[:_MAX_ERROR])
+            return Probed(file, error=_shortened(error))
+
+
+def _footer(source: pa.NativeFile, size: int) -> bytes:
+    """The end of a Parquet file, with all of its metadata, behind the four bytes that a Parquet file begins with."""
+    tail: bytes = source.read_at(min(size, _TAIL), max(size - _TAIL, 0))
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if tail.endswith(_MAGIC) and len(tail) < length <= size:
+        tail = source.read_at(length, size - length)
+    return _MAGIC + tail
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MAX_ERROR]
 
 
 def _bounds(metadata: pq.FileMetaData) -> dict[str, tuple[Any, Any]]:
@@ -211,7 +244,10 @@ def _read_group(
     arrived = spark_schema(schema)
     # Hadoop takes [ ] { } * ? in a path for a pattern; these are names.
     rows = spark.read.schema(arrived).option("pathGlobFilter", "*").parquet(*(_literal(p) for p in paths))
-    original = F.struct(*(F.col(quoted(name)) for name in arrived.names), *(F.col(f"_path_{k}").alias(k) for k in in_path if k not in arrived.names))
+    original = F.struct(
+        *(F.col(quoted(name)) for name in arrived.names),
+        *(F.col(f"_path_{k}").alias(k) for k in in_path if k not in arrived.names),
+    )
     located = (
         rows.select("*", F.col("_metadata.file_path").alias("_uri"), F.col("_metadata.row_index").alias("_source_row"))
         .join(F.broadcast(files), "_uri")

@@ -35,8 +35,12 @@ class Jar:
 
 def read_pins(text: str) -> list[Jar]:
     """Parse ``jars.txt``: ``group:artifact:version sha256:digest``, ``#`` starts a comment."""
-    lines = (line.partition("#")[0].split() for line in text.splitlines())
-    return [Jar(*coordinate.split(":"), digest.removeprefix("sha256:")) for coordinate, digest in filter(None, lines)]
+    jars = []
+    for line in text.splitlines():
+        if pin := line.partition("#")[0].split():
+            group, artifact, version = pin[0].split(":")
+            jars.append(Jar(group, artifact, version, pin[1].removeprefix("sha256:")))
+    return jars
 
 
 def fetch(jars: list[Jar], folder: Path) -> None:
@@ -65,7 +69,13 @@ def fetch(jars: list[Jar], folder: Path) -> None:
     settings = os.environ.get("LAKEHOUSE_IVY_SETTINGS")
     command = [str(java), "-jar", str(ivy), "-ivy", str(ivy_file), "-cache", str(folder / "cache")]
     command += ["-settings", settings] if settings else []
-    command += ["-retrieve", f"{folder}/jars/[organisation]_[artifact]-[revision].[ext]", "-types", "jar", "bundle"]
+    command += [
+        "-retrieve",
+        f"{folder}/jars/[organisation]_[artifact]-[revision].[ext]",
+        "-types",
+        "jar",
+        "bundle",
+    ]
     subprocess.run(command, check=True)
     for jar in jars:
         path = folder / "jars" / jar.file_name

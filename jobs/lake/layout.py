@@ -27,7 +27,7 @@ class Lake:
     """
 
     uri: str
-    s3: S3Settings = field(default_factory=lambda: S3Settings())
+    s3: S3Settings = field(default_factory=S3Settings)
 
     @classmethod
     def parse(cls, text: str, s3: S3Settings | None = None) -> Lake:
@@ -108,6 +108,9 @@ class Lake:
             region=self.s3.region,
             endpoint_override=host or None,
             scheme=scheme or "https",
+            connect_timeout=10,
+            request_timeout=60,
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
         )
 
     def arrow_path(self, path: str) -> str:
@@ -132,7 +135,9 @@ class Lake:
 
     def writer(self) -> Writer:
         """The writer of bronze files."""
-        from sim.writers import open_writer  # boto3 and pandas take a second to load, which a look does not need
+        from sim.writers import (
+            open_writer,
+        )  # boto3 and pandas take a second to load, which a look does not need
 
         if not self.on_s3:
             return open_writer(self.uri)

@@ -11,6 +11,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
+from jobs import VERSION
 from jobs.lake import delta
 from jobs.lake.errors import BooksError
 from jobs.lake.layout import Lake
@@ -39,6 +40,11 @@ SCHEMA = T.StructType(
 )
 
 
+def versions() -> str:
+    """The versions that a table may one day have to be explained by."""
+    return f"suite {VERSION}, spark {metadata.version('pyspark')}, delta {metadata.version('delta-spark')}"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One row of the books; the columns are those of :data:`SCHEMA`."""
@@ -57,7 +63,7 @@ class Entry:
     rows_duplicate: int = 0
     rows_quarantined: int = 0
     bytes_read: int = 0
-    versions: str = field(default_factory=lambda: versions())
+    versions: str = field(default_factory=versions)
 
     def check(self) -> Entry:
         """Return self if every row read is accounted for.
@@ -77,18 +83,6 @@ class Entry:
         return self
 
 
-def versions() -> str:
-    """The versions that a table may one day have to be explained by."""
-    return f"suite {suite_version()}, spark {metadata.version('pyspark')}, delta {metadata.version('delta-spark')}"
-
-
-def suite_version() -> str:
-    """The version of this suite."""
-    from jobs import VERSION
-
-    return VERSION
-
-
 def record(spark: SparkSession, lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction) -> None:
     """Write rows of the books, once."""
     names = [f.name for f in SCHEMA]
@@ -103,7 +97,12 @@ def totals(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     for entry in entries:
         row = summed.setdefault(
             (entry.stage, entry.dataset),
-            {"stage": entry.stage, "dataset": entry.dataset, **dict.fromkeys(counted, 0), "outcome": NOTHING_NEW},
+            {
+                "stage": entry.stage,
+                "dataset": entry.dataset,
+                **dict.fromkeys(counted, 0),
+                "outcome": NOTHING_NEW,
+            },
         )
         for name in counted:
             row[name] += getattr(entry, name)

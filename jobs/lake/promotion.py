@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
@@ -46,6 +49,8 @@ DRIFT_SCHEMA = T.StructType(
     ]
 )
 
+_FAILED_FILE = re.compile(r"FAILED_READ_FILE\S* Encountered error while reading file (\S+)\.\s")
+
 _HELD = -1  # place in the order of arrival of rows that silver holds: before any that arrives
 
 
@@ -77,15 +82,7 @@ class Promotion:
         """
         started, clock = datetime.now(UTC), time.monotonic()
         ordered = sorted(files, key=lambda f: (f.modified, f.path))
-        probed = intake.probe(self.spark, self.lake, ordered)
-        try:
-            counts = self._write(probed, transaction)
-        except PySparkException as error:
-            if "FAILED_READ_FILE" not in str(error):
-                raise
-            # A file whose footer is sound and whose pages are not: find it, and promote the others.
-            probed = intake.probe(self.spark, self.lake, ordered, thorough=True)
-            counts = self._write(probed, transaction)
+        probed, counts = self._write_readable(ordered, transaction)
         entry = ledger.Entry(
             run_id=self.run_id,
             stage="silver",
@@ -97,10 +94,34 @@ class Promotion:
             files_quarantined=sum(bool(p.error) for p in probed),
             rows_read=sum(p.rows for p in probed),
             bytes_read=sum(f.bytes for f in files),
-            **counts,
+            rows_written=counts["rows_written"],
+            rows_duplicate=counts["rows_duplicate"],
+            rows_quarantined=counts["rows_quarantined"],
         ).check()
         ledger.record(self.spark, self.lake, [entry], transaction)
         return entry
+
+    def _write_readable(
+        self, files: Sequence[Arrived], transaction: Transaction
+    ) -> tuple[list[Probed], dict[str, int]]:
+        """Write all but the files that cannot be read, in spite of a sound footer; they are refused as well."""
+        probed, read_through = intake.probe(self.spark, self.lake, files), False
+        while True:
+            try:
+                return probed, self._write(probed, transaction)
+            except (PySparkException, Py4JJavaError) as error:  # PySpark translates only some of its own
+                failed = _FAILED_FILE.search(str(error))
+                if failed is None:
+                    raise
+                if not read_through:
+                    probed, read_through = intake.probe(self.spark, self.lake, files, thorough=True), True
+                    continue
+                # Arrow can read all of it, and Spark could not twice.
+                name = self.lake.relative(unquote(failed[1]))
+                broken = [i for i, p in enumerate(probed) if not p.error and self.lake.relative(p.file.path) == name]
+                if not broken:
+                    raise
+                probed[broken[0]] = Probed(probed[broken[0]].file, error="Spark cannot read the file")
 
     def _write(self, probed: Sequence[Probed], transaction: Transaction) -> dict[str, int]:
         """Write silver, quarantine and drift; return the counts for the books."""
@@ -119,7 +140,8 @@ class Promotion:
             judged, verdicts = Observation(), Observation()
             valid = checked.observe(judged, F.count_if("_refused").alias("refused")).where("NOT _refused")
             ranked = self._rank(valid, target, base, readable).observe(
-                verdicts, *(F.count_if(F.col("_verdict") == v).alias(v) for v in ("fresh", "duplicate", "conflict"))
+                verdicts,
+                *(F.count_if(F.col("_verdict") == v).alias(v) for v in ("fresh", "duplicate", "conflict")),
             )
             delta.append(self.lake, ranked.where("_verdict = 'fresh'").select(*target.names), silver, transaction)
             counts |= {"rows_written": verdicts.get["fresh"], "rows_duplicate": verdicts.get["duplicate"]}
@@ -145,9 +167,7 @@ class Promotion:
         path = self.lake.silver(self.dataset.name)
         return self.spark.read.format("delta").option("versionAsOf", version).load(path)
 
-    def _rank(
-        self, valid: DataFrame, target: T.StructType, base: int | None, readable: Sequence[Probed]
-    ) -> DataFrame:
+    def _rank(self, valid: DataFrame, target: T.StructType, base: int | None, readable: Sequence[Probed]) -> DataFrame:
         """Add ``_verdict``: fresh, duplicate (equal to the first with its key), conflict (unequal), or held.
 
         One shuffle by entity serves the comparison and leaves the rows in the order silver wants them in: the rows
@@ -186,7 +206,9 @@ class Promotion:
 
     def _refused_files(self, probed: Sequence[Probed]) -> list[DataFrame]:
         rows = [
-            (None, [f"unreadable_file file: {p.error}"], self.lake.relative(p.file.path), None) for p in probed if p.error
+            (None, [f"unreadable_file file: {p.error}"], self.lake.relative(p.file.path), None)
+            for p in probed
+            if p.error
         ]
         kinds = "_row string, _reasons array<string>, _source_file string, _source_row long"
         return [self.spark.createDataFrame(rows, kinds)] if rows else []
@@ -227,7 +249,10 @@ class Promotion:
         ]
         if rows:
             delta.append(
-                self.lake, self.spark.createDataFrame(rows, DRIFT_SCHEMA).coalesce(1), self.lake.drift, transaction
+                self.lake,
+                self.spark.createDataFrame(rows, DRIFT_SCHEMA).coalesce(1),
+                self.lake.drift,
+                transaction,
             )
 
 

@@ -27,9 +27,9 @@ def column(name: str, kind: DataType, comment: str, unit: str = "", *, nullable:
 def documented_schema(schema: pa.Schema) -> StructType:
     """An Arrow schema whose fields carry ``comment`` and ``unit`` as metadata, as Spark's."""
     fields = []
-    for field, kind in zip(schema, from_arrow_schema(schema), strict=True):
-        said = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
-        fields.append(column(field.name, kind.dataType, said.get("comment", ""), said.get("unit", "")))
+    for arrow, spark in zip(schema, from_arrow_schema(schema), strict=True):
+        said = {key.decode(): value.decode() for key, value in (arrow.metadata or {}).items()}
+        fields.append(column(spark.name, spark.dataType, said.get("comment", ""), said.get("unit", "")))
     return StructType(fields)
 
 

@@ -71,9 +71,7 @@ def find_touched(
     return spark.sparkContext.parallelize(places, len(places)).flatMap(touch).collect()
 
 
-def _touch(
-    filesystem: pafs.FileSystem, place: str, entity: str, time: str, window: tuple[int, int]
-) -> list[Touched]:
+def _touch(filesystem: pafs.FileSystem, place: str, entity: str, time: str, window: tuple[int, int]) -> list[Touched]:
     length, hop = window
     numbers: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
     rows: dict[str, int] = defaultdict(int)
@@ -117,7 +115,12 @@ def merge_runs(runs: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def plan_tasks(
-    touched: Sequence[Touched], held: Sequence[AddedFile], lake: Lake, how: Windowed, window: tuple[int, int], rows: int
+    touched: Sequence[Touched],
+    held: Sequence[AddedFile],
+    lake: Lake,
+    how: Windowed,
+    window: tuple[int, int],
+    rows: int,
 ) -> list[Task]:
     """Share the touched windows out over tasks of about ``rows`` rows.
 
@@ -155,14 +158,15 @@ def _split(runs: tuple[Range, ...], count: int, limit: int) -> Iterator[tuple[tu
     part: list[Range] = []
     room = size
     for first, last in runs:
-        while last - first + 1 > room:
+        start = first
+        while last - start + 1 > room:
             if room:
-                part.append((first, first + room - 1))
-                first += room
+                part.append((start, start + room - 1))
+                start += room
             yield tuple(part), count // parts
             part, room = [], size
-        part.append((first, last))
-        room -= last - first + 1
+        part.append((start, last))
+        room -= last - start + 1
     if part:
         yield tuple(part), count // parts
 
@@ -194,9 +198,7 @@ def _micros(value: Any, otherwise: int) -> int:
     return otherwise if value is None else int(np.datetime64(value.replace(tzinfo=None), "us").astype(np.int64))
 
 
-def compute(
-    spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, tasks: Sequence[Task]
-) -> DataFrame:
+def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, tasks: Sequence[Task]) -> DataFrame:
     """Rows of a gold table, one Spark task per :class:`Task`."""
     assert isinstance(table.how, Windowed)
     how, filesystem, window = table.how, lake.filesystem(), table.how.window(settings)
@@ -208,7 +210,9 @@ def compute(
                 rows = read_task(filesystem, task, how.columns, window)
                 yield from how.kernel(rows, settings, task.windows).to_batches()
 
-    numbers = spark.createDataFrame(spark.sparkContext.parallelize([(i,) for i in range(len(tasks))], len(tasks)), "n int")
+    numbers = spark.createDataFrame(
+        spark.sparkContext.parallelize([(i,) for i in range(len(tasks))], len(tasks)), "n int"
+    )
     return numbers.mapInArrow(work, table.schema)
 
 

@@ -73,9 +73,7 @@ def assert_shown(shown: list[str], printed: str) -> None:
     for line in shown:
         parts = (re.escape(" ".join(part.split())) for part in line.split("..."))
         pattern = re.compile(".*".join(parts))
-        assert any(pattern.match(candidate) for candidate in lines), (
-            f"not printed (in this order): {line}\n{printed}"
-        )
+        assert any(pattern.match(candidate) for candidate in lines), f"not printed (in this order): {line}\n{printed}"
 
 
 def test_demo__prints_what_the_readme_shows(demo: str):
@@ -83,9 +81,7 @@ def test_demo__prints_what_the_readme_shows(demo: str):
     assert_shown(DEMO[1], demo)
 
 
-@pytest.mark.parametrize(
-    ("command", "shown"), COMMANDS[1:], ids=[command[:60] for command, _ in COMMANDS[1:]]
-)
+@pytest.mark.parametrize(("command", "shown"), COMMANDS[1:], ids=[command[:60] for command, _ in COMMANDS[1:]])
 @pytest.mark.usefixtures("demo")
 def test_command__works_as_shown(command: str, shown: list[str], home: Path, s3_endpoint: str):
     assert_shown(shown, run(command, home, s3_endpoint))

@@ -29,8 +29,8 @@ POINTS = [(0, 0, 100), (10, 0.25, 100), (20, 0.7, 100), (25, 0.62, 60), (35, 0.8
 
 def typed(rows: pd.DataFrame) -> pd.DataFrame:
     """Silver's columns in silver's types."""
-    shorts = {name: "int16" for name in ("unit_number", "cycle", "remaining_useful_life")}
-    floats = {name: "float32" for name in COLUMNS[2:]}
+    shorts = dict.fromkeys(("unit_number", "cycle", "remaining_useful_life"), "int16")
+    floats = dict.fromkeys(COLUMNS[2:], "float32")
     return rows[["subset", "split", *COLUMNS, "remaining_useful_life"]].astype(shorts | floats)
 
 
@@ -42,9 +42,7 @@ def fd001(split: str) -> pd.DataFrame:
     return typed(rows.assign(subset="FD001", split=split, remaining_useful_life=left))
 
 
-def fleet(
-    engines: int = 8, life: int = 90, subset: str = "SIM", conditions: int = 1, seed: int = 3
-) -> pd.DataFrame:
+def fleet(engines: int = 8, life: int = 90, subset: str = "SIM", conditions: int = 1, seed: int = 3) -> pd.DataFrame:
     """Run-to-failure engines: sensors 1 to 6 wear, 7 goes either way, 8 is noise, others constant."""
     random = np.random.default_rng(seed)
     frames = []
@@ -54,9 +52,7 @@ def fleet(
         point = np.array(POINTS[:conditions])[random.integers(conditions, size=life)]
         values = {f"sensor_{n}": np.full(life, 10.0 * n) for n in range(1, 22)}
         for n in range(1, 7):
-            values[f"sensor_{n}"] = (
-                100 * n + 3 * n * point[:, 0] + (-1) ** n * 8 * worn + random.normal(size=life)
-            )
+            values[f"sensor_{n}"] = 100 * n + 3 * n * point[:, 0] + (-1) ** n * 8 * worn + random.normal(size=life)
         values["sensor_7"] = 700 + (-1) ** unit * 30 * worn + random.normal(size=life)
         values["sensor_8"] = 800 + random.normal(size=life)
         settings = {f"setting_{n + 1}": point[:, n] + random.uniform(-0.002, 0.002, life) for n in range(3)}
@@ -101,9 +97,7 @@ def test_rolling_statistics__equals_pandas(z: npt.NDArray[np.float64], cycles: i
 
 
 @given(gappy, st.integers(0, 5), st.integers(0, 6), st.integers(1, 4))
-def test_rolling_mean__of_an_earlier_frame(
-    values: npt.NDArray[np.float64], last: int, more: int, minimum: int
-) -> None:
+def test_rolling_mean__of_an_earlier_frame(values: npt.NDArray[np.float64], last: int, more: int, minimum: int) -> None:
     told = engine_health.rolling_mean(values, last + more, last, minimum)
     for row in range(len(values)):
         frame = values[max(0, row - last - more) : max(0, row - last + 1), 1]

@@ -11,10 +11,7 @@ from pyspark.sql import SparkSession
 from jobs.features import engine_summary
 from jobs.features.engine_summary import KEY, SCHEMA, SummarySettings
 
-HEALTH = (
-    "subset string, split string, unit_number smallint, "
-    "cycle smallint, health_index double, is_anomaly boolean"
-)
+HEALTH = "subset string, split string, unit_number smallint, cycle smallint, health_index double, is_anomaly boolean"
 
 
 def health(unit: int, values: list[float | None], flags: list[bool | None]) -> list[tuple[object, ...]]:
@@ -22,9 +19,7 @@ def health(unit: int, values: list[float | None], flags: list[bool | None]) -> l
     return [("FD001", "train", unit, *row) for row in zip(cycles, values, flags, strict=True)]
 
 
-def summarised(
-    spark: SparkSession, rows: list[tuple[object, ...]], units: list[int] | None = None
-) -> pd.DataFrame:
+def summarised(spark: SparkSession, rows: list[tuple[object, ...]], units: list[int] | None = None) -> pd.DataFrame:
     table = spark.createDataFrame(rows, HEALTH).repartition(3)
     touched = table.select(*KEY)
     if units is not None:
@@ -38,9 +33,7 @@ def summarised(
 def test_compute__equals_numpy(spark: SparkSession) -> None:
     values = np.random.default_rng(2).uniform(size=(2, 25)).round(4)
     flags = [[n % 5 == 0 for n in range(25)], [False] * 25]
-    told = summarised(
-        spark, [*health(1, values[0].tolist(), [*flags[0]]), *health(2, values[1].tolist(), [*flags[1]])]
-    )
+    told = summarised(spark, [*health(1, values[0].tolist(), [*flags[0]]), *health(2, values[1].tolist(), [*flags[1]])])
     assert told.cycles.tolist() == [25, 25]
     assert told.last_health.tolist() == [values[0][-1], values[1][-1]]
     assert told.anomalies.tolist() == [5, 0]

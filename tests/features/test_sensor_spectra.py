@@ -19,9 +19,7 @@ SETTINGS = SpectraSettings()
 LINES = {"x": (2.0, 0.93), "y": (1.2, 0.93), "z": (3.0, 1.86)}
 
 
-def silver(
-    sensor: str, n: int = 3072, rate: float = 100.0, hz: float | None = None, seed: int = 0
-) -> pa.Table:
+def silver(sensor: str, n: int = 3072, rate: float = 100.0, hz: float | None = None, seed: int = 0) -> pa.Table:
     """Rows of one sensor: a line per axis on gravity, a little noise."""
     rng = np.random.default_rng(seed)
     t = np.arange(n) / rate

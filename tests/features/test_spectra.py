@@ -76,9 +76,7 @@ def bandwidth(x: Array, rate: float) -> Array:
 
 def rolloff(x: Array, rate: float) -> Array:
     hz, power = periodogram(x, rate)
-    return np.array(
-        [next(f for f, c in zip(hz, np.cumsum(p), strict=True) if c >= 0.85 * p.sum()) for p in power]
-    )
+    return np.array([next(f for f, c in zip(hz, np.cumsum(p), strict=True) if c >= 0.85 * p.sum()) for p in power])
 
 
 def band(low: float, high: float) -> Callable[[Array, float], Array]:
@@ -135,9 +133,7 @@ INDEPENDENT: dict[str, Callable[[Array, float], Array]] = {
     "mean": lambda x, _: x.astype(np.float64).mean(axis=1),
     "rms": lambda x, _: np.sqrt((x.astype(np.float64) ** 2).mean(axis=1)),
     "std": lambda x, _: x.astype(np.float64).std(axis=1),
-    "peak": lambda x, _: np.abs(x.astype(np.float64) - x.mean(axis=1, keepdims=True, dtype=np.float64)).max(
-        axis=1
-    ),
+    "peak": lambda x, _: np.abs(x.astype(np.float64) - x.mean(axis=1, keepdims=True, dtype=np.float64)).max(axis=1),
     "peak_to_peak": lambda x, _: np.ptp(x.astype(np.float64), axis=1),
     "crest_factor": lambda x, _: np.abs(stats.zscore(x.astype(np.float64), axis=1)).max(axis=1),
     "skewness": lambda x, _: np.asarray(stats.skew(x.astype(np.float64), axis=1)),
@@ -196,9 +192,7 @@ def test_band_power__edge_on_a_bin_stands_a_rate_off_by_a_part_in_a_million() ->
     bands = {"low": (5.0, 12.5), "top": (25.0, 50.0)}  # bins 51.2, 128, 256 and 512
     exact = spectral_features(x, RATE, bands=bands)["band_power"]
     for off in (-1e-6, 1e-6):
-        np.testing.assert_array_equal(
-            spectral_features(x, RATE * (1 + off), bands=bands)["band_power"], exact
-        )
+        np.testing.assert_array_equal(spectral_features(x, RATE * (1 + off), bands=bands)["band_power"], exact)
 
 
 def test_band_power__band_without_bins_is_undefined() -> None:
@@ -290,9 +284,7 @@ def test_envelope__agrees_with_scipy_hilbert(band_hz: tuple[float, float] | None
     phase=st.floats(0, 6.28),
 )
 @settings(max_examples=50, deadline=None)
-def test_envelope__reads_amplitude_modulation(
-    carrier: float, modulation: float, depth: float, phase: float
-) -> None:
+def test_envelope__reads_amplitude_modulation(carrier: float, modulation: float, depth: float, phase: float) -> None:
     t = np.arange(1024) / RATE
     x = 2 * (1 + depth * np.cos(2 * np.pi * modulation * t + phase)) * np.cos(2 * np.pi * carrier * t)
     line = spectral_features(x[None], RATE)["envelope_peaks"][0, 0]

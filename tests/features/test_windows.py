@@ -26,9 +26,7 @@ def clock(n: int, rate: float = 100.0, start: int = START) -> Array:
 def sine(times: Array, hz: float = HZ) -> Array:
     """9.81 + 2 sin at the true times of the samples, two axes."""
     t = (times - START) / 1e6
-    return np.stack([9.81 + 2 * np.sin(2 * np.pi * hz * t), np.cos(2 * np.pi * hz * t)], axis=1).astype(
-        np.float32
-    )
+    return np.stack([9.81 + 2 * np.sin(2 * np.pi * hz * t), np.cos(2 * np.pi * hz * t)], axis=1).astype(np.float32)
 
 
 def reads_right(windows: Windows, hz: float = HZ) -> int:
@@ -244,9 +242,7 @@ def test_cut__refuses_times_that_do_not_ascend_and_shapes_that_differ() -> None:
 
 @given(st.lists(st.integers(-100, 400), min_size=1, unique=True), st.integers(1, 40), st.floats(0.05, 1))
 @settings(max_examples=200, deadline=None)
-def test_touched_windows__are_those_whose_span_holds_the_row(
-    rows: list[int], length: int, share: float
-) -> None:
+def test_touched_windows__are_those_whose_span_holds_the_row(rows: list[int], length: int, share: float) -> None:
     spec = WindowSpec(length, max(1, round(length * share)))
     times = np.array(sorted(rows), np.int64)
     first, last = touched_windows(times, spec)

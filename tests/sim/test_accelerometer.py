@@ -138,15 +138,11 @@ def test_table__bias_is_constant_and_of_the_asked_size_over_sensors():
 
 def test_truth__equals_the_spectrum_of_the_signal_without_noise():
     # 16 whole strides in 1024 samples: every harmonic falls on a bin, so a plain periodogram is exact.
-    run = params(
-        noise_m_s2=0, gait_hz=1.5625, gait_spread_hz=0, duration="10.24s", tilt_spread_deg=10, roll_deg=20
-    )
+    run = params(noise_m_s2=0, gait_hz=1.5625, gait_spread_hz=0, duration="10.24s", tilt_spread_deg=10, roll_deg=20)
     described = truth(run).to_pylist()
     for unit in units(run):
         felt = axes(table(run, unit)).astype(float)
-        for row, samples in zip(
-            described[4 * unit.entity :], [*felt, np.linalg.norm(felt, axis=0)], strict=False
-        ):
+        for row, samples in zip(described[4 * unit.entity :], [*felt, np.linalg.norm(felt, axis=0)], strict=False):
             hz, power = signal.periodogram(samples, fs=100, scaling="spectrum")
             amplitude = np.sqrt(2 * power)
             at = [round(line["hz"] * 10.24) for line in row["harmonics"]]
@@ -201,9 +197,7 @@ def test_clock__times_are_the_samples_of_an_absolute_grid(rate: float, start: in
     first = clock.first_at(start)
     times = clock.times(first, 20_000)
     exact = [(first + k) * 1_000_000 / Fraction(str(rate)) for k in (0, 1, 19_999)]
-    assert all(
-        abs(times[k] - value) <= Fraction(1, 2) for k, value in zip((0, 1, 19_999), exact, strict=True)
-    )
+    assert all(abs(times[k] - value) <= Fraction(1, 2) for k, value in zip((0, 1, 19_999), exact, strict=True))
     assert times[0] >= start > clock.times(first - 1, 1)[0]
     assert [clock.first_at(int(times[k])) for k in (1, 2, 19_999)] == [first + 1, first + 2, first + 19_999]
 
@@ -213,9 +207,7 @@ def test_clock__times_are_the_samples_of_an_absolute_grid(rate: float, start: in
     frequency=st.floats(0.01, 1000),
     sample=st.integers(0, 2**47),
 )
-def test_clock__cycles_keep_their_fraction_after_any_number_of_whole_ones(
-    rate: float, frequency: float, sample: int
-):
+def test_clock__cycles_keep_their_fraction_after_any_number_of_whole_ones(rate: float, frequency: float, sample: int):
     with localcontext(prec=100):
         expected = Decimal(frequency) * sample / Decimal(str(rate)) % 1
     assert Clock.at(rate).cycles(frequency, sample) == pytest.approx(float(expected), abs=1e-15)
@@ -302,10 +294,7 @@ def test_write__same_bytes_in_any_order_and_any_part(tmp_path):
     ):
         list(write(ACCELEROMETER, asked, LocalWriter(tmp_path / name), order))
     files = {
-        name: {
-            path.relative_to(tmp_path / name): path.read_bytes()
-            for path in (tmp_path / name).rglob("*.parquet")
-        }
+        name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")}
         for name in ("whole", "reverse", "third")
     }
     assert len(files["whole"]) == 6

@@ -42,9 +42,7 @@ Key = tuple[str, ...]
 def _samples(count: int) -> pa.Table:
     rng = np.random.default_rng(1)
     axes = {axis: rng.normal(size=count).astype(np.float32) for axis in AXES}
-    times = pa.array(
-        [START + timedelta(milliseconds=10 * i) for i in range(count)], pa.timestamp("us", "UTC")
-    )
+    times = pa.array([START + timedelta(milliseconds=10 * i) for i in range(count)], pa.timestamp("us", "UTC"))
     return pa.table({"sensor_id": pa.array(["s-1"] * count, pa.string()), "event_time": times, **axes})
 
 
@@ -156,9 +154,7 @@ def _verify(table: pa.Table, unit: DirtyUnit, schema: FaultSchema, name: str = "
     data=st.data(),
 )
 @settings(max_examples=150, deadline=None)
-def test_dirty__record_and_files_agree(
-    count: int, rows: float, seed: int, kinds: list[Any], data: Any
-) -> None:
+def test_dirty__record_and_files_agree(count: int, rows: float, seed: int, kinds: list[Any], data: Any) -> None:
     weights = data.draw(st.dictionaries(st.sampled_from(kinds), st.floats(0.01, 100)))
     parameters = FaultParameters(seed=seed, rows=rows, files=0.5, kinds=tuple(kinds), weights=weights)
     table = _samples(count)
@@ -215,9 +211,7 @@ def test_dirty__depends_on_seed_and_name_alone() -> None:
     table, parameters = _samples(500), FaultParameters(seed=5, rows=0.2, files=1)
     one = dirty(table, "u", parameters, ACCELEROMETER)
     chunked = pa.concat_tables([table.slice(0, 123), table.slice(123)])
-    again = dirty(
-        chunked, "u", parameters.model_copy(update={"kinds": parameters.kinds[::-1]}), ACCELEROMETER
-    )
+    again = dirty(chunked, "u", parameters.model_copy(update={"kinds": parameters.kinds[::-1]}), ACCELEROMETER)
     assert [file.name for file in one.files] == [file.name for file in again.files]
     # As text, because NaN is not equal to itself.
     contents = [
@@ -231,9 +225,7 @@ def test_dirty__depends_on_seed_and_name_alone() -> None:
     assert not one.records.equals(other.records)
 
 
-@pytest.mark.parametrize(
-    "parameters", [FaultParameters(rows=0, files=0), FaultParameters(rows=1, kinds=("torn",))]
-)
+@pytest.mark.parametrize("parameters", [FaultParameters(rows=0, files=0), FaultParameters(rows=1, kinds=("torn",))])
 def test_dirty__nothing_asked_nothing_done(parameters: FaultParameters) -> None:
     unit = dirty(_samples(50), "u", parameters, ACCELEROMETER)
     assert [file.name for file in unit.files] == ["u"]

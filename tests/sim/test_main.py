@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from sim.catalog import SIMULATORS
 from sim.__main__ import main
 from sim.accelerometer import ACCELEROMETER
 from sim.base import parameters_from
+from sim.catalog import SIMULATORS
 from sim.errors import ParameterError
 
 
@@ -74,9 +74,7 @@ def test_main__writes_other_formats(tmp_path: Path, format: str):
 def test_main__spoils_a_share_and_records_it(tmp_path: Path):
     assert run(tmp_path / "clean", *SMALL) == 0
     assert run(tmp_path / "dirty", *SMALL, "--faults", "0.1") == 0
-    records = ds.dataset(
-        tmp_path / "dirty" / "bronze" / "_truth" / "accelerometer_faults", ignore_prefixes=["."]
-    )
+    records = ds.dataset(tmp_path / "dirty" / "bronze" / "_truth" / "accelerometer_faults", ignore_prefixes=["."])
     rows = [row for row in records.to_table().to_pylist() if row["event_time"] is not None]
     assert len(rows) == pytest.approx(3 * 2000 * 0.1, abs=3)
     # Names end in a digest of the parameters, the faults included.
@@ -84,9 +82,7 @@ def test_main__spoils_a_share_and_records_it(tmp_path: Path):
         path.stem[:-9] for path in files(tmp_path / "clean") if "sensor-" in path.name
     }
     for name in ("accelerometer", "_truth/accelerometer"):
-        assert len(files(tmp_path / "dirty" / "bronze" / name)) >= len(
-            files(tmp_path / "clean" / "bronze" / name)
-        )
+        assert len(files(tmp_path / "dirty" / "bronze" / name)) >= len(files(tmp_path / "clean" / "bronze" / name))
     assert len(files(tmp_path / "dirty" / "bronze" / "accelerometer")) > 3
 
 
@@ -109,9 +105,7 @@ def test_main__spoils_a_share_and_records_it(tmp_path: Path):
         ),
     ],
 )
-def test_main__refuses_nonsense_and_writes_nothing(
-    tmp_path: Path, capsys, arguments: tuple, words: list[str]
-):
+def test_main__refuses_nonsense_and_writes_nothing(tmp_path: Path, capsys, arguments: tuple, words: list[str]):
     assert run(tmp_path, *arguments) == 2
     said = capsys.readouterr()
     assert all(word in said.err for word in words)
@@ -155,7 +149,5 @@ def test_parameters_from__names_every_refused_field():
 
 
 def test_parameters_from__reads_text():
-    params = parameters_from(
-        ACCELEROMETER, {"entities": "3", "duration": "1h", "start": "2026-01-01T00:00:00Z"}
-    )
+    params = parameters_from(ACCELEROMETER, {"entities": "3", "duration": "1h", "start": "2026-01-01T00:00:00Z"})
     assert (params.entities, params.duration.total_seconds(), params.start.year) == (3, 3600, 2026)

@@ -42,9 +42,7 @@ def test_generator__streams_are_uncorrelated():
 def test_generator__is_the_same_in_another_process():
     code = "from sim.randomness import generator; print(generator(7, 'a', 1).integers(2**63))"
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    printed = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(printed.stdout) == generator(7, "a", 1).integers(2**63)
 
 

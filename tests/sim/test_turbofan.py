@@ -101,9 +101,7 @@ def test_table__wear_grows_as_late_as_in_fd001(real: pd.DataFrame, simulated: pd
     def course(rows: pd.DataFrame) -> np.ndarray:
         """Mean of the sensors' change by tenths of life, as a share of the change at its end."""
         tenth = np.ceil(10 * rows.cycle / rows.groupby("unit_number").cycle.transform("max"))
-        means = rows.groupby(tenth)[
-            [name for name in WEARING_NAMES if name not in ("sensor_9", "sensor_14")]
-        ].mean()
+        means = rows.groupby(tenth)[[name for name in WEARING_NAMES if name not in ("sensor_9", "sensor_14")]].mean()
         return ((means - means.iloc[0]) / (means.iloc[-1] - means.iloc[0])).mean(axis=1).to_numpy()
 
     np.testing.assert_allclose(course(simulated), course(real), atol=0.03)
@@ -176,9 +174,7 @@ def test_inlet_ratios__at_speed_are_those_of_isentropic_flow():
 
 def test_table__six_conditions_are_visited_and_seen_by_the_sensors():
     rows = frame(params(entities=30, operating_conditions=6))
-    points = (
-        rows[["setting_1", "setting_2", "setting_3"]].astype(float).round({"setting_1": 0, "setting_2": 2})
-    )
+    points = rows[["setting_1", "setting_2", "setting_3"]].astype(float).round({"setting_1": 0, "setting_2": 2})
     groups = rows.groupby([points.setting_1, points.setting_2, points.setting_3])
     published = {
         (0, 0, 100),
@@ -234,9 +230,7 @@ def test_truth__anomalies_are_where_it_says_and_only_there():
 
 
 def test_truth__rate_kinds_and_size_are_those_asked_for():
-    recorded = truth(
-        params(entities=300, anomaly_rate=2, anomaly_kinds="spike,bias", anomaly_size=5)
-    ).to_pandas()
+    recorded = truth(params(entities=300, anomaly_rate=2, anomaly_kinds="spike,bias", anomaly_size=5)).to_pandas()
     assert len(recorded) == pytest.approx(600, rel=0.15)
     assert set(recorded.kind) == {"spike", "bias"}
     sigma = recorded.sensor.map(lambda name: SENSORS[int(name.removeprefix("sensor_")) - 1].noise)
@@ -288,10 +282,7 @@ def test_write__same_bytes_in_any_order_and_any_part(tmp_path: Path):
     for name, asked in (("whole", None), ("reverse", units(run)[::-1]), ("part", units(run)[1:2])):
         list(write(TURBOFAN, run, LocalWriter(tmp_path / name), asked))
     files = {
-        name: {
-            path.relative_to(tmp_path / name): path.read_bytes()
-            for path in (tmp_path / name).rglob("*.parquet")
-        }
+        name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")}
         for name in ("whole", "reverse", "part")
     }
     assert len(files["whole"]) == 3

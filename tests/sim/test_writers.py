@@ -73,9 +73,7 @@ def bucket(client: Any) -> str:
 
 
 def _s3(bucket: str, endpoint: str, **options: Any) -> S3Writer:
-    return S3Writer(
-        bucket, "root", **{"endpoint_url": endpoint, "access_key": "AKID", "secret_key": SECRET, **options}
-    )
+    return S3Writer(bucket, "root", **{"endpoint_url": endpoint, "access_key": "AKID", "secret_key": SECRET, **options})
 
 
 def _readings(sensors: int = 1, hours: int = 1, rows: int = 4) -> pa.Table:
@@ -123,9 +121,7 @@ def test_write__folder_and_s3_hold_the_same(
 
 def test_write__key_by_hand(tmp_path: Path) -> None:
     [written] = LocalWriter(tmp_path).write(_readings(rows=2), "bronze/accelerometer", name="unit")
-    assert written.key == (
-        "bronze/accelerometer/year=2026/month=01/day=01/hour=05/sensor_id=sensor-0/unit.parquet"
-    )
+    assert written.key == ("bronze/accelerometer/year=2026/month=01/day=01/hour=05/sensor_id=sensor-0/unit.parquet")
     assert written.rows == 2
 
 
@@ -194,9 +190,7 @@ def test_write__arrow_and_duckdb_read_it_back(tmp_path: Path) -> None:
 def test_write__text_formats_read_by_duckdb(tmp_path: Path, format: Any) -> None:
     data = pa.table(
         {
-            "event_time": pa.array(
-                [START, START + timedelta(microseconds=1), None], pa.timestamp("us", "UTC")
-            ),
+            "event_time": pa.array([START, START + timedelta(microseconds=1), None], pa.timestamp("us", "UTC")),
             "ax": pa.array([0.1, None, 1e20], pa.float32()),
             "note": ['with "quotes", commas\nand a line', "", None],
             "count": pa.array([2**62, -1, None]),
@@ -328,9 +322,7 @@ def test_as_table__keys_of_every_row_count() -> None:
 
 
 def test_as_table__nan_of_a_frame_stays_nan_and_none_is_null() -> None:
-    frame = pd.DataFrame(
-        {"v": np.array([1.0, np.nan], "f4"), "n": pd.array([1, None], "Int16"), "s": ["x", None]}
-    )
+    frame = pd.DataFrame({"v": np.array([1.0, np.nan], "f4"), "n": pd.array([1, None], "Int16"), "s": ["x", None]})
     table = as_table(frame)
     assert table.schema.types == [pa.float32(), pa.int16(), pa.string()]
     assert table["v"].null_count == 0
@@ -435,9 +427,7 @@ def test_write__any_type_of_partition_column(tmp_path: Path) -> None:
             "v": [1],
         }
     )
-    [written] = LocalWriter(tmp_path).write(
-        data, "", name="f", partition_by=("n", "flag", "day", "kind", "at")
-    )
+    [written] = LocalWriter(tmp_path).write(data, "", name="f", partition_by=("n", "flag", "day", "kind", "at"))
     assert written.key == "n=7/flag=true/day=2026-01-01/kind=x/at=2026-01-01T05%3A30%3A00.000000Z/f.parquet"
 
 
@@ -545,9 +535,7 @@ def test_put__key_outside_the_root_is_refused(tmp_path: Path, key: str) -> None:
 # --- S3 -----------------------------------------------------------------------------------------------------
 
 
-def test_s3_put__standard_chain(
-    client: Any, bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_s3_put__standard_chain(client: Any, bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     open_writer(f"s3a://{bucket}/root/", endpoint_url=endpoint).put("p/f", b"x")
@@ -594,9 +582,7 @@ def test_s3_put__large_objects_in_parts(client: Any, bucket: str, endpoint: str)
     body = np.random.default_rng(0).bytes(11 << 20)
     writer.put("large", body)
     writer.put("small", body[:-1])
-    etags = {
-        name: client.head_object(Bucket=bucket, Key=f"root/{name}")["ETag"] for name in ("large", "small")
-    }
+    etags = {name: client.head_object(Bucket=bucket, Key=f"root/{name}")["ETag"] for name in ("large", "small")}
     assert etags["large"].endswith('-3"')  # 5 + 5 + 1 MiB
     assert "-" not in etags["small"]
     assert _objects(client, bucket) == {"large": body, "small": body[:-1]}
@@ -613,9 +599,7 @@ def test_s3_put__role_by_sts(client: Any, bucket: str, endpoint: str) -> None:
     assert (role.role_arn, role.external_id) == (ROLE, "agreed")
 
 
-def test_s3_put__role_is_renewed(
-    bucket: str, endpoint: str, client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_s3_put__role_is_renewed(bucket: str, endpoint: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real, answers = STSBackend.assume_role, []
 
     def short_lived(self: STSBackend, *args: Any, **options: Any) -> Any:
@@ -690,9 +674,7 @@ def _refusal(writer: Writer, caplog: pytest.LogCaptureFixture) -> StoreError:
     """Return the error of a write, having looked for the secrets wherever they could show."""
     with caplog.at_level(logging.INFO), pytest.raises(StoreError) as caught:
         writer.write([{"v": 1}], "p", name="f", partition_by=())
-    shown = (
-        "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(writer) + caplog.text
-    )
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(writer) + caplog.text
     shown += str(writer) + repr(vars(writer)) + repr(pickle.dumps(caught.value))
     for secret in (SECRET, SESSION_TOKEN):
         assert secret not in shown
@@ -745,9 +727,7 @@ def test_s3_put__no_credentials(endpoint: str, caplog: pytest.LogCaptureFixture,
     assert "AWS_PROFILE" in error.remedy
 
 
-def test_s3_put__secret_in_a_broken_header_stays_secret(
-    endpoint: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_s3_put__secret_in_a_broken_header_stays_secret(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
     writer = _s3("lake-bucket", endpoint, session_token=f"{SESSION_TOKEN}\nbroken", max_attempts=1)
     _refusal(writer, caplog)
 
@@ -817,10 +797,5 @@ def test_open_writer__credentials_in_the_address_are_not_repeated() -> None:
 
 
 def test_import__needs_no_spark() -> None:
-    code = (
-        "import sys, sim.writers; sys.exit(any(m.split('.')[0] in ('pyspark', 'jobs') for m in sys.modules))"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode
-        == 0
-    )
+    code = "import sys, sim.writers; sys.exit(any(m.split('.')[0] in ('pyspark', 'jobs') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0

@@ -1,0 +1,163 @@
+"""Settings: four layers in their order, each value's origin, and refusals that name the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+
+from jobs.catalog import DATASETS, GOLD
+from jobs.lake import config
+from jobs.lake.config import Settings
+from jobs.lake.errors import ConfigurationError
+
+LIMIT = "silver.max_files_per_batch"
+VARIABLE = "LAKEHOUSE__SILVER__MAX_FILES_PER_BATCH"
+
+
+def load(*overrides: str, profile: str = "", environment: Mapping[str, str] | None = None) -> Settings:
+    return config.load(
+        profile,
+        overrides,
+        environment=environment or {},
+        datasets={name: dataset.settings for name, dataset in DATASETS.items()},
+        tables={name: table.settings for name, table in GOLD.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "environment", "overrides", "value", "origin"),
+    [
+        ("", {}, [], 1000, "conf/lakehouse.yaml"),
+        ("production", {}, [], 10_000, "conf/profiles/production.yaml"),
+        ("production", {VARIABLE: "7"}, [], 7, VARIABLE),
+        ("production", {VARIABLE: "7"}, [f"{LIMIT}=5"], 5, "--set"),
+        ("", {}, [f"{LIMIT}=5", f"{LIMIT}=6"], 6, "--set"),
+    ],
+)
+def test_load__a_later_layer_wins_and_is_named(
+    profile: str, environment: dict[str, str], overrides: list[str], value: int, origin: str
+) -> None:
+    settings = load(*overrides, profile=profile, environment=environment)
+    assert settings.silver.max_files_per_batch == value
+    assert settings.origins[LIMIT] == (value, origin)
+
+
+def test_load__a_layer_leaves_the_other_settings_alone() -> None:
+    settings = load(profile="production")
+    assert settings.spark.driver_memory == "8g"
+    assert settings.silver.rows_per_file == 4_000_000
+    assert settings.origins["silver.rows_per_file"][1] == "conf/lakehouse.yaml"
+
+
+def test_load__settings_that_only_the_code_has() -> None:
+    settings = load()
+    assert settings.tables["sensor_spectra"].window_seconds == 10.24
+    assert settings.origins["tables.sensor_spectra.window_seconds"] == (10.24, "default")
+    assert settings.tables["sensor_spectra"].bands == settings.origins["tables.sensor_spectra.bands"][0]
+
+
+def test_load__every_field_has_an_origin() -> None:
+    origins = load().origins
+    assert {"lake", "s3.endpoint", "spark.conf", "gold.rows_per_task", "datasets.turbofan.max_cycle"} <= set(origins)
+    assert origins["datasets.accelerometer.earliest"][1] == "conf/lakehouse.yaml"
+
+
+def test_load__times_of_the_shipped_file_are_utc() -> None:
+    assert load().datasets["accelerometer"].earliest == datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def test_load__environment_other_variables_are_ignored() -> None:
+    assert load(environment={"LAKEHOUSE_JARS": "/x", "SILVER__ROWS_PER_FILE": "1"}) == load()
+
+
+def test_load__environment_top_level() -> None:
+    settings = load(environment={"LAKEHOUSE__LAKE": "/data/lake"})
+    assert settings.general.lake == "/data/lake"
+    assert settings.origins["lake"] == ("/data/lake", "LAKEHOUSE__LAKE")
+
+
+def test_load__set_takes_yaml() -> None:
+    settings = load("tables.sensor_spectra.envelope_band=[5, 40]", "tables.sensor_spectra.overlap=0.5")
+    assert settings.tables["sensor_spectra"].envelope_band == (5.0, 40.0)
+    assert settings.tables["sensor_spectra"].overlap == 0.5
+
+
+def test_load__set_a_value_with_an_equals_sign() -> None:
+    conf = load("spark.conf.spark.executor.extraJavaOptions=-Da=b").spark.conf
+    assert conf == {"spark.executor.extraJavaOptions": "-Da=b"}
+
+
+@pytest.mark.parametrize(("typed", "spark"), [("4040", "4040"), ("true", "true"), ("0.6", "0.6"), ("2g", "2g")])
+def test_load__spark_conf_takes_numbers_and_switches_as_spark_writes_them(typed: str, spark: str) -> None:
+    assert load(f"spark.conf.spark.x.camelCase={typed}").spark.conf == {"spark.x.camelCase": spark}
+
+
+def test_load__mapping_entry_by_name() -> None:
+    settings = load("tables.sensor_spectra.bands.stride=[0.5, 2]", "tables.sensor_spectra.bands.bounce=[2, 4]")
+    assert settings.tables["sensor_spectra"].bands == {"stride": (0.5, 2.0), "bounce": (2.0, 4.0)}
+    assert settings.origins["tables.sensor_spectra.bands.stride"] == ([0.5, 2], "--set")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("silver.max_file_per_batch", "silver.max_files_per_batch"),
+        ("datasets.turbofan.max_cycles", "datasets.turbofan.max_cycle"),
+        ("laek", "lake"),
+        ("tables.sensor_spectra.windows_seconds", "tables.sensor_spectra.window_seconds"),
+        ("silver.max_files_per_batch.x", "silver.max_files_per_batch"),
+        ("lake.x", "lake"),
+    ],
+)
+def test_load__unknown_name_refused_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(f"{name}=1")
+    assert f"'{name}' in --set" in refused.value.what
+    assert f"'{nearest}'" in refused.value.remedy
+
+
+def test_load__unknown_name_in_the_environment_names_the_variable() -> None:
+    with pytest.raises(ConfigurationError, match="LAKEHOUSE__SLIVER__ROWS"):
+        load(environment={"LAKEHOUSE__SLIVER__ROWS": "1"})
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("silver.max_files_per_batch=0", "silver.max_files_per_batch"),
+        ("silver.max_files_per_batch=many", "silver.max_files_per_batch"),
+        ("spark.driver_memory=2 gigabytes", "spark.driver_memory"),
+        ("s3.encryption=rot13", "s3.encryption"),
+        ("datasets.accelerometer.acceleration_limit=-1", "datasets.accelerometer.acceleration_limit"),
+        ("datasets.accelerometer.earliest=2000-01-01", "datasets.accelerometer.earliest"),
+        ("tables.sensor_spectra.bands.x=[3, 1]", "tables.sensor_spectra.bands"),
+        ("silver=3", "silver"),
+    ],
+)
+def test_load__wrong_value_refused_by_name(override: str, name: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(override)
+    assert name in refused.value.what
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("override", "what"), [("silver", "--set silver"), ("lake=[a", "lake=[a")])
+def test_load__malformed_set_refused(override: str, what: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(override)
+    assert refused.value.what == what
+
+
+@pytest.mark.parametrize("profile", ["nightly", "../lakehouse", "__init__"])
+def test_load__unknown_profile_lists_the_known(profile: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(profile=profile)
+    assert f"conf/profiles/{profile}.yaml" in refused.value.what
+    assert "demo, development, production, testing" in refused.value.why
+
+
+@pytest.mark.parametrize("profile", ["demo", "development", "production", "testing"])
+def test_load__every_shipped_profile_is_valid(profile: str) -> None:
+    assert load(profile=profile).general.lake == "./lake"

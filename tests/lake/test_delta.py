@@ -1,0 +1,148 @@
+"""Delta tables: a write happens once, and the log says what it brought, without a JVM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.lake import delta
+from jobs.lake.cli import Context
+from jobs.lake.delta import Transaction
+from jobs.lake.errors import DataError
+
+
+def numbers(context: Context, first: int, last: int, **columns: Any) -> DataFrame:
+    rows = context.spark.range(first, last + 1).withColumn("x", F.col("id") * 10)
+    return rows.withColumns({name: F.lit(value) for name, value in columns.items()}).coalesce(1)
+
+
+@pytest.fixture
+def table(lake: Context) -> str:
+    """A table of three commits: 1-3, 4-5, 6."""
+    path = lake.lake.silver("numbers")
+    for number, (first, last) in enumerate([(1, 3), (4, 5), (6, 6)]):
+        delta.append(lake.lake, numbers(lake, first, last), path, Transaction("app", number))
+    return path
+
+
+def content(path: str) -> list[tuple[Any, ...]]:
+    rows = DeltaTable(path).to_pyarrow_dataset()
+    return duckdb.sql("SELECT * FROM rows ORDER BY id").fetchall()
+
+
+def test_append__once_per_transaction(lake: Context, table: str):
+    before = content(table)
+    assert before == [(n, 10 * n) for n in range(1, 7)]
+    for number in (0, 1, 2):
+        delta.append(lake.lake, numbers(lake, 90, 99), table, Transaction("app", number))
+    assert content(table) == before
+    assert delta.latest_version(lake.lake, table) == 2
+    delta.append(lake.lake, numbers(lake, 90, 90), table, Transaction("other", 0))
+    assert content(table) == [*before, (90, 900)]
+
+
+def test_append__a_new_column_is_added_and_old_rows_have_none(lake: Context, table: str):
+    delta.append(lake.lake, numbers(lake, 7, 7, note="new"), table, Transaction("app", 3))
+    assert content(table)[-2:] == [(6, 60, None), (7, 70, "new")]
+
+
+def test_append__of_no_rows_is_a_transaction_as_well(lake: Context, table: str):
+    delta.append(lake.lake, numbers(lake, 1, 0), table, Transaction("app", 3))
+    assert delta.progress(lake.lake, table, "app") == 3
+
+
+def test_overwrite__replaces_all_of_it_once(lake: Context, table: str):
+    delta.overwrite(numbers(lake, 1, 2, note="new"), table, Transaction("again", 0))
+    assert content(table) == [(1, 10, "new"), (2, 20, "new")]
+    delta.overwrite(numbers(lake, 8, 9), table, Transaction("again", 0))
+    assert len(content(table)) == 2
+
+
+def test_progress_and_latest_version(lake: Context, table: str):
+    assert delta.progress(lake.lake, table, "app") == 2
+    assert delta.progress(lake.lake, table, "other") is None
+    nowhere = lake.lake.silver("nowhere")
+    assert delta.progress(lake.lake, nowhere, "app") is None
+    assert delta.latest_version(lake.lake, nowhere) is None
+    assert delta.files(lake.lake, nowhere, 0) == []
+    assert not Path(nowhere).exists()
+
+
+def test_version_before__as_the_first_attempt_saw_it(lake: Context, table: str):
+    found = [delta.version_before(lake.lake, table, Transaction("app", number)) for number in range(4)]
+    assert found == [None, 0, 1, 2]
+    assert delta.version_before(lake.lake, table, Transaction("other", 0)) == 2
+    assert delta.version_before(lake.lake, lake.lake.silver("nowhere"), Transaction("app", 0)) is None
+
+
+def test_version_before__a_commit_that_is_gone_is_an_error(lake: Context, table: str):
+    with pytest.raises(DataError, match="silver/numbers has no commit for app/-1"):
+        delta.version_before(lake.lake, table, Transaction("app", -1))
+
+
+def test_upsert__replaces_and_inserts_once(lake: Context, table: str):
+    rows = numbers(lake, 6, 7).withColumn("x", -F.col("x"))
+    delta.upsert(lake.spark, rows, table, ["id"], Transaction("gold", 5))
+    assert content(table)[-3:] == [(5, 50), (6, -60), (7, -70)]
+    assert delta.rows_changed(lake.lake, table) == 2
+    assert delta.progress(lake.lake, table, "gold") == 5
+    version = delta.latest_version(lake.lake, table)
+    delta.upsert(lake.spark, numbers(lake, 1, 9), table, ["id"], Transaction("gold", 5))
+    assert delta.latest_version(lake.lake, table) == version
+    assert content(table)[-1] == (7, -70)
+    # What MERGE took from the session is not left there for the next write.
+    delta.append(lake.lake, numbers(lake, 8, 8), table, Transaction("app", 3))
+    assert len(content(table)) == 8
+
+
+def test_upsert__within_bounds_what_can_match(lake: Context, table: str):
+    within = F.col("held.id") > 3
+    delta.upsert(lake.spark, numbers(lake, 6, 6).withColumn("x", F.lit(0)), table, ["id"], Transaction("g", 0), within)
+    assert content(table)[-2:] == [(5, 50), (6, 0)]
+
+
+def test_rows_changed__of_an_append(lake: Context, table: str):
+    assert delta.rows_changed(lake.lake, table) == 1
+
+
+def test_files__with_rows_and_bounds(lake: Context, table: str):
+    found = delta.files(lake.lake, table, 1)
+    assert sorted((f.rows, f.low, f.high) for f in found) == [
+        (2, {"id": 4, "x": 40}, {"id": 5, "x": 50}),
+        (3, {"id": 1, "x": 10}, {"id": 3, "x": 30}),
+    ]
+    for file in found:
+        assert Path(file.path).stat().st_size == file.bytes
+    assert len(delta.files(lake.lake, table, 2)) == 3
+
+
+def test_files_added__by_commit(lake: Context, table: str):
+    found = delta.files_added(lake.lake, table, 0, 2)
+    assert found is not None
+    assert [(version, [(f.rows, f.low["id"], f.high["id"]) for f in files]) for version, files in found] == [
+        (1, [(2, 4, 5)]),
+        (2, [(1, 6, 6)]),
+    ]
+    assert Path(found[0][1][0].path).is_file()
+    everything = delta.files_added(lake.lake, table, None, 2)
+    assert everything is not None
+    assert [version for version, _ in everything] == [0, 1, 2]
+    assert delta.files_added(lake.lake, table, 2, 2) == []
+
+
+def test_files_added__compaction_brings_nothing(lake: Context, table: str):
+    assert DeltaTable(table).optimize.compact()["numFilesRemoved"] == 3
+    assert delta.files_added(lake.lake, table, 2, 3) == [(3, [])]
+    assert len(delta.files(lake.lake, table, 3)) == 1
+
+
+def test_files_added__a_log_that_is_gone(lake: Context, table: str):
+    Path(table, "_delta_log", f"{1:020d}.json").unlink()
+    assert delta.files_added(lake.lake, table, 0, 2) is None
+    assert delta.files_added(lake.lake, table, 1, 2) is not None

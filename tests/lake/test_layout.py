@@ -1,0 +1,139 @@
+"""Where things are: what a person may type for a lake, and paths as each reader spells them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow.fs as pafs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.lake.config import S3Settings
+from jobs.lake.errors import UsageError
+from jobs.lake.layout import Lake, hive_values
+
+
+@pytest.mark.parametrize(
+    ("typed", "uri"),
+    [
+        ("/data/lake", "/data/lake"),
+        ("/data/lake/", "/data/lake"),
+        ("/data/x/../lake", "/data/lake"),
+        ("file:///data/lake", "/data/lake"),
+        ("s3a://bucket/a/b", "s3a://bucket/a/b"),
+        ("s3a://bucket/a/b/", "s3a://bucket/a/b"),
+        ("s3://bucket/a", "s3a://bucket/a"),
+        ("s3://bucket", "s3a://bucket"),
+    ],
+)
+def test_parse__accepted(typed: str, uri: str) -> None:
+    assert Lake.parse(typed).uri == uri
+
+
+def test_parse__relative_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert Lake.parse("./lake").uri == f"{tmp_path}/lake"
+    assert Lake.parse("lake").uri == f"{tmp_path}/lake"
+    assert Lake.parse("~/lake").uri == "/home/ada/lake"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "hdfs://host/lake",
+        "http://host/lake",
+        "s3://",
+        "s3a:///",
+        "s3a:///lake",
+        "://x",
+        "file:/data",
+        "",
+        " ",
+    ],
+)
+def test_parse__nonsense_refused(typed: str) -> None:
+    with pytest.raises(UsageError, match="is not a lake") as refused:
+        Lake.parse(typed)
+    assert "--lake" in refused.value.remedy
+
+
+def test_bucket() -> None:
+    lake = Lake.parse("s3://bucket/a/b")
+    assert (lake.on_s3, lake.bucket) == (True, "bucket")
+    assert not Lake.parse("/data").on_s3
+
+
+def test_places() -> None:
+    lake = Lake.parse("/data/lake")
+    assert lake.bronze("fleet") == "/data/lake/bronze/fleet"
+    assert lake.truth("fleet") == "/data/lake/bronze/_truth/fleet"
+    assert lake.silver("fleet") == "/data/lake/silver/fleet"
+    assert lake.quarantine("fleet") == "/data/lake/quarantine/fleet"
+    assert lake.gold("fleet_status") == "/data/lake/gold/fleet_status"
+    assert lake.ledger == "/data/lake/ops/ledger"
+    assert lake.checkpoint("silver", "fleet") == "/data/lake/ops/checkpoints/silver/fleet"
+
+
+@pytest.mark.parametrize("path", ["/data/lake/a/b", "file:/data/lake/a/b", "file:///data/lake/a/b"])
+def test_relative__folder(path: str) -> None:
+    lake = Lake.parse("/data/lake")
+    assert lake.relative(path) == "a/b"
+    assert lake.arrow_path(path) == "/data/lake/a/b"
+
+
+def test_relative__s3() -> None:
+    lake = Lake.parse("s3a://bucket/x")
+    assert lake.relative("s3a://bucket/x/a/b") == "a/b"
+    assert lake.arrow_path("s3a://bucket/x/a/b") == "bucket/x/a/b"
+
+
+def test_relative__root_of_the_file_system() -> None:
+    assert Lake.parse("/").relative("file:/a/b") == "a/b"
+
+
+def test_delta_uri() -> None:
+    assert Lake.parse("s3a://b/x").delta_uri("s3a://b/x/silver/s3a") == "s3://b/x/silver/s3a"
+    assert Lake.parse("/x").delta_uri("/x/silver/fleet") == "/x/silver/fleet"
+
+
+def test_delta_options() -> None:
+    assert Lake.parse("/x").delta_options() == {}
+    assert Lake.parse("s3://b").delta_options() == {"AWS_REGION": "us-east-1"}
+    there = S3Settings(endpoint="http://127.0.0.1:9000", region="eu-west-1")
+    assert Lake.parse("s3://b", there).delta_options() == {
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
+def test_filesystem() -> None:
+    assert isinstance(Lake.parse("/x").filesystem(), pafs.LocalFileSystem)
+    assert isinstance(Lake.parse("s3://b").filesystem(), pafs.S3FileSystem)
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("bronze/x/county=06/f.parquet", {"county": "06"}),
+        ("bronze/x/a=1/b=x%3Dy%2Fz/f.parquet", {"a": "1", "b": "x=y/z"}),
+        ("bronze/x/a=b=c/f.parquet", {"a": "b=c"}),
+        ("bronze/x/a=__HIVE_DEFAULT_PARTITION__/f.parquet", {"a": None}),
+        ("bronze/x/a=/f.parquet", {"a": ""}),
+        ("bronze/x/a=Zürich 🙂/f.parquet", {"a": "Zürich 🙂"}),
+        ("bronze/x/a=100%25/f.parquet", {"a": "100%"}),
+        ("bronze/x/f=1.parquet", {}),
+        ("f.parquet", {}),
+    ],
+)
+def test_hive_values__case(path: str, values: dict[str, str | None]) -> None:
+    assert hive_values(path) == values
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1))
+def test_hive_values__any_text_survives(value: str) -> None:
+    escaped = quote(value, safe="")
+    assert hive_values(f"bronze/x/key={escaped}/f.parquet") == {"key": value}
