@@ -108,7 +108,11 @@ JOB=${1:-help}
 [ $# -gt 0 ] && shift
 
 export PYTHONPATH=$HOME_DIR${PYTHONPATH:+:$PYTHONPATH}
-export PYSPARK_PYTHON=$PYTHON PYSPARK_DRIVER_PYTHON=$PYTHON TZ=UTC
+case $MASTER in
+  local*) export PYSPARK_PYTHON=$PYTHON ;;
+  *) export PYSPARK_PYTHON=${PYSPARK_PYTHON:-python3} ;; # a path of the cluster's machines, not of this one
+esac
+export PYSPARK_DRIVER_PYTHON=$PYTHON TZ=UTC
 export LAKEHOUSE_HOME=$HOME_DIR LAKEHOUSE_CACHE=$CACHE LAKEHOUSE_STACK=$STACK
 unset SPARK_CONF_DIR
 case $MASTER in local*) export SPARK_LOCAL_IP=${SPARK_LOCAL_IP:-127.0.0.1} ;; esac # nobody else need reach it
@@ -117,7 +121,7 @@ case $JOB in
   help | -h | --help)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
     printf '\nJobs:\n'
-    for file in "$HOME_DIR"/jobs/[a-z]*.py; do
+    for file in $(grep -l __main__ "$HOME_DIR"/jobs/[a-z]*.py | sort); do
       printf '  %-10s %s\n' "$(basename "$file" .py)" "$(sed -n '1s/^"""\(.*\)/\1/p' "$file" | sed 's/"""$//')"
     done
     exit 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from importlib import resources
-from typing import Any
+
+from pyspark.sql import functions as F
 
 from jobs import ingest, pipeline, simulate
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake import cli
 from jobs.lake.cli import Context
+from jobs.lake.tables import GoldTable
 
 _SIMULATED = {"entities": 8, "start": "2026-01-01T00:00:00Z", "duration": "10m", "rate_hz": 100, "seed": 7}
 _ENGINES = ("train_FD001.txt.gz", "test_FD001.txt.gz")
@@ -32,35 +34,17 @@ def run(context: Context, options: argparse.Namespace) -> None:
         *pipeline.run_stages(context),
     ]
     context.close_books(entries)
-    for name in GOLD:
-        _show(context, name)
+    for table in GOLD.values():
+        _show(context, table)
     context.console.line(_next(context.lake.uri))
     context.console.say(f"done in {time.monotonic() - clock:.0f} s")
 
 
-def _show(context: Context, name: str) -> None:
-    """The first rows of a gold table, as many columns as fit."""
-    path = context.lake.gold(name)
-    rows = context.spark.read.format("delta").load(path).limit(4).collect()
-    shown = _LOOK.get(name)
-    table: list[dict[str, Any]] = [{c: row[c] for c in shown or row.asDict()} for row in rows]
-    context.console.table(f"gold/{name}", table)
-
-
-_LOOK = {
-    "sensor_spectra": (
-        "sensor_id", "axis", "window_start", "samples", "rms", "crest_factor", "dominant_hz", "dominant_amplitude",
-        "dominant_snr_db",
-    ),
-    "spectra_accuracy": (
-        "sensor_id", "axis", "windows", "true_hz", "measured_hz", "true_amplitude", "measured_amplitude",
-        "share_within_tolerance",
-    ),
-    "engine_health": (
-        "subset", "split", "unit_number", "cycle", "operating_condition", "health_index", "is_anomaly",
-        "remaining_useful_life",
-    ),
-}  # fmt: skip
+def _show(context: Context, table: GoldTable) -> None:
+    """A few rows of a gold table, spread over it and the same every time."""
+    rows = context.spark.read.format("delta").load(context.lake.gold(table.name))
+    spread = rows.orderBy(F.xxhash64(*table.key)).limit(5).orderBy(*table.key).collect()
+    context.console.table(f"gold/{table.name}", [row.asDict() for row in spread], table.look or table.schema.names)
 
 
 def _next(uri: str) -> str:

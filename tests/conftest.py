@@ -42,7 +42,8 @@ def s3_endpoint() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         deadline = time.monotonic() + 60
         while not _listens(port):
-            assert server.poll() is None and time.monotonic() < deadline, "moto's server did not start"
+            assert server.poll() is None, "moto's server ended"
+            assert time.monotonic() < deadline, "moto's server does not answer"
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
         server.terminate()

@@ -747,4 +747,15 @@ TABLE = GoldTable(
         touched=lambda new, inputs, _: touched(new, inputs[SILVER]),
         compute=lambda inputs, engines, settings: compute(inputs[SILVER], engines, settings),
     ),
+    look=(
+        "subset",
+        "split",
+        "unit_number",
+        "cycle",
+        "operating_condition",
+        "health_index",
+        "is_anomaly",
+        "anomaly_score",
+        "remaining_useful_life",
+    ),
 )

@@ -354,4 +354,15 @@ TABLE = GoldTable(
     key=KEY,
     settings=SpectraSettings,
     how=Windowed(columns=("sensor_id", "event_time", "ax", "ay", "az"), window=_window, kernel=_kernel),
+    look=(
+        "sensor_id",
+        "axis",
+        "window_start",
+        "samples",
+        "rms",
+        "crest_factor",
+        "dominant_hz",
+        "dominant_amplitude",
+        "dominant_snr_db",
+    ),
 )

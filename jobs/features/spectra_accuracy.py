@@ -81,4 +81,14 @@ TABLE = GoldTable(
     key=("sensor_id", "axis"),
     settings=AccuracySettings,
     how=Grouped(inputs=(SPECTRA, TRUTH), touched=touched, compute=compute),
+    look=(
+        "sensor_id",
+        "axis",
+        "windows",
+        "true_hz",
+        "measured_hz",
+        "true_amplitude",
+        "measured_amplitude",
+        "share_within_tolerance",
+    ),
 )

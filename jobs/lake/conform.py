@@ -21,7 +21,10 @@ _INF = float("inf")
 
 RESERVED = frozenset(
     f"_{name}"
-    for name in ["row", "arrival", "source_file", "source_row", "uri", "order", "metadata", "misfit", "misfits", "refused", "verdict", "reasons"]
+    for name in (
+        *("row", "arrival", "source_file", "source_row", "uri", "order"),
+        *("metadata", "misfit", "misfits", "refused", "verdict", "reasons"),
+    )
 )
 """Names of columns that a promotion adds to those of a file, or that Spark does."""
 

@@ -15,6 +15,8 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
+_WIDTH = 160  # of tables in a file or pipe: what our own need
+
 
 def reopen_streams() -> None:
     """Take back the two streams that ``spark-submit`` merges into one.
@@ -44,8 +46,8 @@ class Console:
     _out: RichConsole = field(init=False)
 
     def __post_init__(self) -> None:
-        width = None if sys.stdout.isatty() else 140
-        self._err = RichConsole(file=sys.stderr, highlight=False, width=width)
+        width = None if sys.stdout.isatty() else _WIDTH
+        self._err = RichConsole(file=sys.stderr, highlight=False)
         self._out = RichConsole(file=sys.stdout, highlight=False, width=width)
 
     def say(self, text: str) -> None:
@@ -77,7 +79,7 @@ class Console:
         table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for name in chosen:
             numeric = all(isinstance(row[name], int | float | type(None)) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+            table.add_column(name, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
         for row in rows:
             table.add_row(*(_cell(row[name]) for name in chosen))
         self._out.print(table)

@@ -230,7 +230,7 @@ def _added(path: str, add: dict[str, Any]) -> AddedFile:
         raise DataError(
             f"{add['path']} has a deletion vector",
             why="gold reads silver's files directly, and tables of the lake are made without deletion vectors",
-            remedy="ALTER TABLE ... SET TBLPROPERTIES (delta.enableDeletionVectors = false), then REORG ... APPLY (PURGE)",
+            remedy="set delta.enableDeletionVectors to false on the table, then REORG TABLE ... APPLY (PURGE)",
         )
     statistics = json.loads(add.get("stats") or "{}")
     return AddedFile(

@@ -74,8 +74,8 @@ class Probed:
 def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
     """A stream of the files under ``folder``; their content is never read.
 
-    Spark's checkpoint hands out each file once, and names those of a batch (:mod:`jobs.lake.checkpoint`). Files are taken however old they are: Spark would by default leave
-    out, in silence, what is a week older than the newest.
+    Spark's checkpoint hands out each file once, and names those of a batch (:mod:`jobs.lake.checkpoint`). Files are
+    taken however old they are: Spark would by default leave out, in silence, what is a week older than the newest.
     """
     return (
         spark.readStream.format("binaryFile")

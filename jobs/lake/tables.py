@@ -146,6 +146,7 @@ class GoldTable:
         key: Columns that identify a row.
         settings: Set under ``tables.<name>`` in the configuration.
         how: The computation.
+        look: The columns that a first look shows.
     """
 
     name: str
@@ -154,6 +155,7 @@ class GoldTable:
     key: tuple[str, ...]
     how: Windowed | Grouped
     settings: type[BaseModel] = NoSettings
+    look: tuple[str, ...] = ()
 
 
 T = TypeVar("T", "Dataset", "GoldTable")

@@ -33,7 +33,9 @@ def test_bronze_files__in_the_order_of_arrival_without_hidden_ones(lake: Context
     for minute, name in zip([3, 2, 1, 1, 1, 2], names, strict=True):
         floor.put(name, b"xy", minute)
     found = checkpoint.bronze_files(lake.lake, "toy")
-    assert [lake.lake.relative(f.path) for f in found] == [f"bronze/toy/{n}" for n in ("a.parquet", "d.parquet", "b/z.parquet")]
+    assert [lake.lake.relative(f.path) for f in found] == [
+        f"bronze/toy/{n}" for n in ("a.parquet", "d.parquet", "b/z.parquet")
+    ]
     assert [f.bytes for f in found] == [2, 2, 2]
     assert found[0].modified == (1_767_225_600 + 120) * 1_000_000
     assert checkpoint.bronze_files(lake.lake, "nothing") == []

@@ -214,7 +214,9 @@ def test_key_bounds__only_where_every_file_is_sure(floor: Floor):
     lake = floor.context.lake
     a = probed(lake.bronze("toy") + "/a", pa.table({"id": ["c", "b", "d"], "n": pa.array([7, 5, 6], pa.int32())}))
     b = probed(lake.bronze("toy") + "/b", pa.table({"ID": ["a"], "n": pa.array([9], pa.int64())}))
-    nulls = probed(lake.bronze("toy") + "/c", pa.table({"id": ["x", "x", None, None], "n": pa.array([1, 2, 3, 4], pa.int32())}))
+    nulls = probed(
+        lake.bronze("toy") + "/c", pa.table({"id": ["x", "x", None, None], "n": pa.array([1, 2, 3, 4], pa.int32())})
+    )
     assert intake.key_bounds([a], lake, TOY) == {"id": ("b", "d"), "n": (5, 7)}
     assert intake.key_bounds([a, b], lake, TOY) == {"id": ("a", "d")}
     assert intake.key_bounds([a, nulls], lake, TOY) == {"n": (1, 7)}
