@@ -59,9 +59,9 @@ def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Ent
     assert dataset.ingest is not None
     entries = []
     for file in files:
-        if dataset.ingest.is_companion(PurePath(file).name):
-            continue
         found = _file(context.lake, file)
+        if dataset.ingest.is_companion(found.name):
+            continue
         candidates = [str(PurePath(file).with_name(n)) for n in dataset.ingest.companions(found.name)]
         if "://" in file:
             candidates = [f"{file.rpartition('/')[0]}/{PurePath(c).name}" for c in candidates]

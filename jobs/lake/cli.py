@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import sys
 import traceback
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.types import DoubleType, FloatType
 
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import config, ledger, session
+from jobs.lake import config, errors, ledger, session
 from jobs.lake.config import Settings
 from jobs.lake.console import Console, reopen_streams
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import LakehouseError, UsageError
+from jobs.lake.errors import LakehouseError, MachineError, UsageError
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
 
@@ -151,18 +152,30 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
         return 130
     except Exception as error:
         traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
-        log = os.environ.get("LAKEHOUSE_LOG", "the output above")
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        print(
-            LakehouseError(
-                first[0][:300],
-                why=f"an error nobody foresaw; the whole of it is in {log}",
-                remedy="./spark-submit.sh doctor; if all is well there, report it with the log",
-            ),
-            file=sys.stderr,
-        )
-        return LakehouseError.exit_code
+        told = _told_by_worker(error) or _unforeseen(error)
+        print(told, file=sys.stderr)
+        return told.exit_code
     return 0
+
+
+_TOLD = re.compile(r"\bsim\.errors\.(\w+): LH\d+ (.*)(?:\n  why:  (.*))?(?:\n  next: (.*))?")
+
+
+def _told_by_worker(error: Exception) -> LakehouseError | None:
+    """The error for people that a Spark task ended with, of which Spark hands on no more than the text."""
+    found = _TOLD.search(str(error))
+    return found and getattr(errors, found[1])(found[2], why=found[3] or "", remedy=found[4] or "")
+
+
+def _unforeseen(error: Exception) -> LakehouseError:
+    log = os.environ.get("LAKEHOUSE_LOG", "the output above")
+    first = str(error).strip().splitlines() or [type(error).__name__]
+    # What the operating system or the store refuses is the machine's fault.
+    return (MachineError if isinstance(error, OSError) else LakehouseError)(
+        first[0][:300],
+        why=f"an error nobody foresaw; the whole of it is in {log}",
+        remedy="./spark-submit.sh doctor; if all is well there, report it with the log",
+    )
 
 
 def choice(names: Sequence[str], chosen: str, what: str) -> list[str]:

@@ -120,8 +120,8 @@ class Lake:
         return "/" + path.removeprefix("file:").lstrip("/")
 
     def delta_uri(self, table: str) -> str:
-        """A table's address for ``deltalake`` and DuckDB, which know ``s3://`` only and decode ``%`` in a path."""
-        return table.replace("s3a://", "s3://", 1) if self.on_s3 else Path(table).as_uri()
+        """A table's address for ``deltalake`` and DuckDB, which know ``s3://`` only."""
+        return table.replace("s3a://", "s3://", 1)
 
     def delta_options(self) -> dict[str, str]:
         """Storage options for ``deltalake``: the endpoint and region; credentials come from the environment."""

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from scipy.stats import spearmanr
 
-from jobs.features import engine_health
-from jobs.features.engine_health import ENGINE, KEY, SCHEMA, HealthSettings
+from jobs.features import degradation, engine_health
+from jobs.features.degradation import HealthSettings
+from jobs.features.engine_health import ENGINE, KEY, SCHEMA
 
 SETTINGS = HealthSettings()
 SENSORS = [f"sensor_{n}" for n in range(1, 22)]
@@ -85,7 +86,7 @@ gappy = arrays(
 
 @given(gappy, st.integers(2, 9))
 def test_rolling_statistics__equals_pandas(z: npt.NDArray[np.float64], cycles: int) -> None:
-    mean, std, slope = engine_health.rolling_statistics(z, cycles)
+    mean, std, slope = degradation.rolling_statistics(z, cycles)
     rolled = pd.DataFrame(z).rolling(cycles, min_periods=1)
     np.testing.assert_allclose(mean, rolled.mean(), atol=1e-9)
     np.testing.assert_allclose(std, pd.DataFrame(z).rolling(cycles, min_periods=2).std(), atol=1e-5)
@@ -98,7 +99,7 @@ def test_rolling_statistics__equals_pandas(z: npt.NDArray[np.float64], cycles: i
 
 @given(gappy, st.integers(0, 5), st.integers(0, 6), st.integers(1, 4))
 def test_rolling_mean__of_an_earlier_frame(values: npt.NDArray[np.float64], last: int, more: int, minimum: int) -> None:
-    told = engine_health.rolling_mean(values, last + more, last, minimum)
+    told = degradation.rolling_mean(values, last + more, last, minimum)
     for row in range(len(values)):
         frame = values[max(0, row - last - more) : max(0, row - last + 1), 1]
         known = frame[np.isfinite(frame)]
@@ -108,7 +109,7 @@ def test_rolling_mean__of_an_earlier_frame(values: npt.NDArray[np.float64], last
 
 @given(gappy)
 def test_rolling_median__equals_pandas(values: npt.NDArray[np.float64]) -> None:
-    told = engine_health.rolling_median(values, 5)
+    told = degradation.rolling_median(values, 5)
     np.testing.assert_array_equal(told, pd.DataFrame(values).rolling(5, min_periods=5).median())
 
 
@@ -116,11 +117,11 @@ def test_repeats__by_hand() -> None:
     nan = np.nan
     values = np.array([[1, 1, 2, 2, nan, 2, 3, 3.0], [nan, 5, 5, 5, 5, 4, 5, nan]]).T
     expected = np.array([[0, 1, 0, 1, nan, 2, 0, 1], [nan, 0, 1, 2, 3, 0, 0, nan]]).T
-    np.testing.assert_array_equal(engine_health.repeats(values), expected)
+    np.testing.assert_array_equal(degradation.repeats(values), expected)
 
 
 def test_wear__by_hand() -> None:
-    learned = engine_health.Learned(
+    learned = degradation.Learned(
         level=np.array([[10.0, 0, 5, 1]]),
         noise=np.ones((1, 4)),
         change=np.array([[4.0, -2, 1, 0]]),
@@ -129,28 +130,28 @@ def test_wear__by_hand() -> None:
         high=np.zeros((1, 4)),
         informative=np.array([True, True, False, False]),
     )
-    worn, others = engine_health.wear(np.array([[12.0, -6, 99, 1]]), learned, (-0.5, 1.5))
+    worn, others = degradation.wear(np.array([[12.0, -6, 99, 1]]), learned, (-0.5, 1.5))
     # Sensor 1 says 2/4 = 0.5 with weight 3, sensor 2 says 3 clipped to 1.5 with weight 1: (1.5 + 1.5) / 4.
     assert worn == pytest.approx([0.75])
     np.testing.assert_allclose(others, [[1.5, 0.5, 0.75, 0.75]])
-    assert np.isnan(engine_health.wear(np.full((1, 4), np.nan), learned, (-0.5, 1.5))[0]).all()
+    assert np.isnan(degradation.wear(np.full((1, 4), np.nan), learned, (-0.5, 1.5))[0]).all()
 
 
 def test_health__clipped_mean_of_the_last_cycles() -> None:
-    told = engine_health.health(np.array([-0.4, 0.0, np.nan, 0.6, 2.0]), 2)
+    told = degradation.health(np.array([-0.4, 0.0, np.nan, 0.6, 2.0]), 2)
     np.testing.assert_allclose(told, [1.0, 1.0, 1.0, 0.4, 0.0])
 
 
 def test_anomaly_score__by_hand() -> None:
     none = np.full((3, 2), np.nan)
-    found = engine_health.Departures(
+    found = degradation.Departures(
         spike=np.array([[6.0, np.nan], [np.nan, np.nan], [np.nan, np.nan]]),
         step=none,
         drift=none,
         repeats=np.array([[0.0, 9], [3, 9], [np.nan, np.nan]]),
         beyond=none,
     )
-    score = engine_health.anomaly_score(found, np.full((3, 2), 2.0), np.array([0.01, 0.9]), 0.5)
+    score = degradation.anomaly_score(found, np.full((3, 2), 2.0), np.array([0.01, 0.9]), 0.5)
     # 6 at a scale of 2; three repeats of chance 0.01: exp(-s**2 / 2) = 1e-6; a sensor that always repeats.
     np.testing.assert_allclose(score, [3.0, np.sqrt(6 * np.log(100)), np.nan])
 
