@@ -96,7 +96,7 @@ def test_relative__root_of_the_file_system() -> None:
 
 def test_delta_uri() -> None:
     assert Lake.parse("s3a://b/x").delta_uri("s3a://b/x/silver/s3a") == "s3://b/x/silver/s3a"
-    assert Lake.parse("/x").delta_uri("/x y/100%/silver") == "file:///x%20y/100%25/silver"
+    assert Lake.parse("/x").delta_uri("/x/silver/fleet") == "/x/silver/fleet"
 
 
 def test_delta_options() -> None:

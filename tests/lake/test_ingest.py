@@ -1,0 +1,153 @@
+"""Ingest: source files to bronze once, what is no row to quarantine, what is no such file refused by name."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pyarrow.dataset as pads
+import pytest
+from deltalake import DeltaTable
+
+from jobs.catalog import DATASETS
+from jobs.ingest import ingest
+from jobs.lake.cli import Context
+from jobs.lake.errors import FileRefusedError, UsageError
+from jobs.lake.ledger import Entry
+
+READINGS = " ".join(["0.0023", "-0.0003", "100.0", *(f"{n}.5" for n in range(1, 22))])
+
+
+def lines(*flights: tuple[int, int]) -> str:
+    return "".join(f"{unit} {cycle} {READINGS}  \n" for unit, cycle in flights)
+
+
+def run(context: Context, *files: Path | str) -> list[Entry]:
+    return ingest(context, DATASETS["turbofan"], [str(f) for f in files])
+
+
+def bronze(context: Context) -> list[tuple[object, ...]]:
+    """(subset, split, unit_number, cycle, remaining_useful_life) of every row."""
+    folder = context.lake.bronze("turbofan")
+    table = pads.dataset(folder, partitioning="hive").to_table()
+    names = ("subset", "split", "unit_number", "cycle", "remaining_useful_life")
+    return sorted(zip(*(table[name].to_pylist() for name in names), strict=True), key=str)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    path = tmp_path / "train_FD001.txt"
+    path.write_text(lines((1, 1), (1, 2), (2, 1)))
+    return path
+
+
+def test_ingest__rows_with_the_life_that_remains(lake: Context, train: Path):
+    (entry,) = run(lake, train)
+    assert (entry.stage, entry.rows_read, entry.rows_written, entry.files) == ("ingest", 3, 3, 1)
+    assert entry.bytes_read == train.stat().st_size
+    assert bronze(lake) == [("FD001", "train", 1, 1, 1), ("FD001", "train", 1, 2, 0), ("FD001", "train", 2, 1, 0)]
+
+
+def test_ingest__again_is_nothing_new_and_a_changed_file_is(lake: Context, train: Path):
+    run(lake, train)
+    files = sorted(Path(lake.lake.uri).rglob("*.parquet"))
+    (again,) = run(lake, train)
+    assert again.outcome == "nothing new"
+    assert sorted(Path(lake.lake.uri).rglob("*.parquet")) == files
+    train.write_text(lines((1, 1), (1, 2), (2, 1), (2, 2)))
+    (changed,) = run(lake, train)
+    assert (changed.outcome, changed.rows_written) == ("done", 4)
+    assert len(bronze(lake)) == 7
+
+
+def test_ingest__the_same_rows_packed_are_another_file(lake: Context, train: Path, tmp_path: Path):
+    packed = tmp_path / "packed" / "train_FD001.txt.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(train.read_bytes()))
+    (entry,) = run(lake, packed)
+    assert entry.rows_written == 3
+    assert len(bronze(lake)) == 3
+
+
+def test_ingest__lines_that_are_no_rows(lake: Context, tmp_path: Path):
+    path = tmp_path / "train_FD002.txt"
+    path.write_text(lines((1, 1)) + "1 2 too few\n\n" + lines((1, 3)) + lines((1, 4)).replace("100.0", "n/a"))
+    (entry,) = run(lake, path)
+    assert (entry.rows_read, entry.rows_written, entry.rows_quarantined) == (4, 2, 2)
+    found = DeltaTable(lake.lake.quarantine("turbofan")).to_pyarrow_table().to_pylist()
+    told = sorted((row["source_row"], row["source_file"], row["reasons"][0].split(":")[0]) for row in found)
+    assert told == [
+        (2, "train_FD002.txt", "unparsable_line line"),
+        (5, "train_FD002.txt", "unparsable_line setting_3"),
+    ]
+    assert '{"line": "1 2 too few"}' in [row["row"] for row in found]
+    run(lake, path)
+    assert len(DeltaTable(lake.lake.quarantine("turbofan")).to_pyarrow_table()) == 2
+
+
+def test_ingest__the_true_life_of_a_test_file_is_found_beside_it(lake: Context, tmp_path: Path):
+    test = tmp_path / "test_FD003.txt"
+    test.write_text(lines((1, 1), (1, 2), (2, 1)))
+    (tmp_path / "RUL_FD003.txt.gz").write_bytes(gzip.compress(b"10\n20\n"))
+    entries = run(lake, tmp_path / "RUL_FD003.txt.gz", test)
+    assert len(entries) == 1
+    assert [row[2:] for row in bronze(lake)] == [(1, 1, 11), (1, 2, 10), (2, 1, 20)]
+
+
+def test_ingest__a_test_file_without_its_true_life_says_so(
+    lake: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    test = tmp_path / "test_FD003.txt"
+    test.write_text(lines((1, 1)))
+    lake.console.__post_init__()
+    run(lake, test)
+    assert "no RUL_FD003.txt" in capsys.readouterr().err
+    assert [row[2:] for row in bronze(lake)] == [(1, 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("train_FD001.txt.gz", b"1 1 this is not packed", "train_FD001.txt.gz is refused whole"),
+        ("train_FD001.txt.gz", gzip.compress(lines((1, 1)).encode())[:-12], "train_FD001.txt.gz is refused whole"),
+        ("train_FD001.txt", b"\x89PNG\r\n\x1a\n" * 9, "train_FD001.txt is not what its name says"),
+        ("train_FD001.txt", b"", "train_FD001.txt is not what its name says"),
+        ("flights.csv", b"1,1", "flights.csv is not the name"),
+        ("test_FD001.txt", lines((1, 1), (3, 1)).encode(), "test_FD001.txt is not what its name says"),
+    ],
+)
+def test_ingest__refused_by_name(lake: Context, tmp_path: Path, name: str, content: bytes, what: str):
+    path = tmp_path / name
+    path.write_bytes(content)
+    (tmp_path / "RUL_FD001.txt").write_text("10\n")
+    with pytest.raises(FileRefusedError) as refused:
+        run(lake, path)
+    assert refused.value.what.startswith(what)
+    assert not Path(lake.lake.uri).exists()
+
+
+@pytest.mark.parametrize("name", ["train_FD001.txt", "RUL_FD001.txt"])
+def test_ingest__a_file_that_is_not_there(lake: Context, tmp_path: Path, name: str):
+    with pytest.raises(UsageError, match=f"there is no file .*{name}"):
+        run(lake, tmp_path / name)
+
+
+def test_ingest__a_folder_is_no_file(lake: Context, tmp_path: Path):
+    (tmp_path / "train_FD001.txt").mkdir()
+    with pytest.raises(UsageError, match="directory"):
+        run(lake, tmp_path / "train_FD001.txt")
+
+
+def test_ingest__killed_before_the_books_and_run_again(lake: Context, train: Path, monkeypatch: pytest.MonkeyPatch):
+    from jobs.lake import ledger
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, "record", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(lake, train)
+    monkeypatch.undo()
+    (entry,) = run(lake, train)
+    assert entry.outcome == "done"
+    assert len(bronze(lake)) == 3
