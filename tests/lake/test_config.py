@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import BaseModel
 
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake import config
@@ -52,10 +53,16 @@ def test_load__a_layer_leaves_the_other_settings_alone() -> None:
 
 
 def test_load__settings_that_only_the_code_has() -> None:
-    settings = load()
-    assert settings.tables["sensor_spectra"].window_seconds == 10.24
-    assert settings.origins["tables.sensor_spectra.window_seconds"] == (10.24, "default")
-    assert settings.tables["sensor_spectra"].bands == settings.origins["tables.sensor_spectra.bands"][0]
+    """A dataset that is new in the code works before the shipped file mentions it."""
+
+    class Tides(BaseModel):
+        level_m: float = 1.5
+
+    shipped = {name: dataset.settings for name, dataset in DATASETS.items()}
+    tables = {name: table.settings for name, table in GOLD.items()}
+    settings = config.load(environment={}, datasets={**shipped, "tides": Tides}, tables=tables)
+    assert settings.datasets["tides"].level_m == 1.5
+    assert settings.origins["datasets.tides.level_m"] == (1.5, "default")
 
 
 def test_load__every_field_has_an_origin() -> None:
@@ -95,9 +102,13 @@ def test_load__spark_conf_takes_numbers_and_switches_as_spark_writes_them(typed:
 
 
 def test_load__mapping_entry_by_name() -> None:
-    settings = load("tables.sensor_spectra.bands.stride=[0.5, 2]", "tables.sensor_spectra.bands.bounce=[2, 4]")
-    assert settings.tables["sensor_spectra"].bands == {"stride": (0.5, 2.0), "bounce": (2.0, 4.0)}
-    assert settings.origins["tables.sensor_spectra.bands.stride"] == ([0.5, 2], "--set")
+    """One name adds or replaces an entry; the whole mapping replaces them all."""
+    name = "tables.sensor_spectra.bands"
+    settings = load(f"{name}.stride=[0.5, 2]", f"{name}.gait=[0.5, 4]")
+    bands = settings.tables["sensor_spectra"].bands
+    assert (bands["stride"], bands["gait"], bands["limb"]) == ((0.5, 2.0), (0.5, 4.0), (5.0, 15.0))
+    assert settings.origins[f"{name}.stride"] == ([0.5, 2], "--set")
+    assert load(f"{name}={{only: [1, 2]}}").tables["sensor_spectra"].bands == {"only": (1.0, 2.0)}
 
 
 @pytest.mark.parametrize(
