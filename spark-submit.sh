@@ -128,6 +128,7 @@ case $JOB in
     ;;
   test | check)
     install_python "$PINS/requirements-dev.lock"
+    digest <"$PINS/requirements.lock" >"$VENV/.installed-requirements.lock" # the other lock is all of it, and more
     [ "$JOB" = check ] && { cd "$HOME_DIR" && exec "$PYTHON" -m tests.check "$@"; }
     check_java
     resolve_jars
@@ -136,7 +137,9 @@ case $JOB in
     ;;
 esac
 
-[ -f "$HOME_DIR/jobs/$JOB.py" ] || fail 2 "there is no job '$JOB'" "jobs/$JOB.py does not exist" "./spark-submit.sh help"
+# A module without a command line, such as the catalogue, is no job.
+{ [[ $JOB =~ ^[a-z]+$ ]] && grep -qs __main__ "$HOME_DIR/jobs/$JOB.py"; } ||
+  fail 2 "there is no job '$JOB'" "no module of jobs/ has this name and a command line" "./spark-submit.sh help"
 install_python "$PINS/requirements.lock"
 case $JOB in doctor | status | package) # these need no Spark, and answer at once without it
   [ "$JOB" = doctor ] || exec "$PYTHON" "$HOME_DIR/jobs/$JOB.py" "$@" ;;

@@ -18,6 +18,7 @@ from jobs.lake import cli
 from jobs.lake.cli import Context
 
 os.environ["TZ"] = "UTC"
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or workers take whatever python3 is first on PATH
 _KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 
 

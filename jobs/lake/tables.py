@@ -87,7 +87,8 @@ class Dataset:
         entity: The column whose rows stay together in a file, one of ``key``.
         settings: Thresholds, set under ``datasets.<name>`` in the configuration.
         rules: settings -> checks (:mod:`jobs.lake.quality`) of values that are there; that they are, ``schema`` says.
-        clean: Conformed rows -> rows as silver wants them; for trimming, normalising, deriving.
+        clean: Conformed rows -> rows as silver wants them; for trimming, normalising, deriving. Not for columns of
+            the key: which part of silver a batch could repeat is told from the files' own key ranges.
         aliases: Other spellings of a column's name, compared without case.
         ingest: How files become bronze; None if the dataset has no files of its own.
     """
