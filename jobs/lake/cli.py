@@ -151,8 +151,7 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
         print("stopped; what was not finished will be done by the next run", file=sys.stderr)
         return 130
     except Exception as error:
-        # What is not our own stdout any more is the log; without one, stderr: stdout is for results.
-        traceback.print_exc(file=sys.__stdout__ if "LAKEHOUSE_STDOUT" in os.environ else sys.stderr)
+        traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
         told = _told_by_worker(error) or _unforeseen(error)
         print(told, file=sys.stderr)
         return told.exit_code
