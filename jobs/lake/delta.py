@@ -111,9 +111,16 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> 
         _write(rows, "append", transaction).option("mergeSchema", "true").save(path)
 
 
-def overwrite(rows: DataFrame, path: str, transaction: Transaction) -> None:
-    """Make the table, or replace all of it, once."""
-    _write(rows, "overwrite", transaction).option("overwriteSchema", "true").save(path)
+def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> None:
+    """Make the table, or replace all of it.
+
+    Delta would take a transaction that the table has for a repetition, and skip it: a rebuild of the same version is
+    written without one, and the table's progress stays what it was.
+    """
+    done = progress(lake, path, transaction.application)
+    repeated = done is not None and done >= transaction.number
+    writer = rows.write.format("delta").mode("overwrite") if repeated else _write(rows, "overwrite", transaction)
+    writer.option("overwriteSchema", "true").save(path)
 
 
 def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWriter:

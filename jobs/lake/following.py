@@ -108,7 +108,9 @@ class Following:
                 rows_written=written,
                 bytes_read=sum(f.bytes for f in files),
             )
-            ledger.record(self.spark, self.lake, [entry], transaction)
+            # A rebuild has the transaction of the build it repeats, which the books have.
+            booked = Transaction(f"{self.application}/{self.run_id}", version) if rebuild else transaction
+            ledger.record(self.spark, self.lake, [entry], booked)
             yield entry
 
     def _bring_in(self, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
@@ -121,7 +123,7 @@ class Following:
         # In the order of the key: readers of one entity, or of one span of time, then read one place.
         ordered = rows.select(*self.table.schema.names).repartition(1).sortWithinPartitions(*self.table.key)
         if fresh:
-            delta.overwrite(ordered, self.path, transaction)
+            delta.overwrite(self.lake, ordered, self.path, transaction)
         else:
             delta.upsert(self.spark, ordered, self.path, self.table.key, transaction, within)
         return delta.rows_changed(self.lake, self.path)
@@ -134,9 +136,10 @@ class Following:
         size = min(self.bounds.rows_per_task, -(-sum(t.rows for t in touched) // parallelism))
         held = delta.files(self.lake, self.silver, version)
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
-        first = min(runs[0][0] for task in tasks for runs in task.windows.values()) * window[1]
-        last = max(runs[-1][1] for task in tasks for runs in task.windows.values()) * window[1]
-        within = F.col(f"held.{how.start}").between(F.timestamp_micros(F.lit(first)), F.timestamp_micros(F.lit(last)))
+        ends = [windowed.first_and_last(task.windows) for task in tasks]
+        first, last = min(first for first, _ in ends), max(last for _, last in ends)
+        starts = (F.timestamp_micros(F.lit(number * window[1])) for number in (first, last))
+        within = F.col(f"held.{how.start}").between(*starts)
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks), within
 
     def _grouped(self, how: Grouped, files: Sequence[AddedFile]) -> DataFrame:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 from urllib.parse import unquote
 
@@ -216,10 +217,7 @@ class Promotion:
     def _quarantine(self, refused: Sequence[DataFrame], transaction: Transaction) -> int:
         """Append to quarantine and return how many rows (not whole files) went there."""
         written = Observation()
-        every = refused[0]
-        for more in refused[1:]:
-            every = every.unionByName(more)
-        rows = every.select(
+        rows = reduce(DataFrame.unionByName, refused).select(
             F.col("_row").alias("row"),
             F.col("_reasons").alias("reasons"),
             F.col("_source_file").alias("source_file"),

@@ -58,6 +58,11 @@ class Task:
     windows: Mapping[str, tuple[Range, ...]]
 
 
+def first_and_last(windows: Mapping[str, tuple[Range, ...]]) -> Range:
+    """Numbers of the earliest and the latest window of any entity."""
+    return min(runs[0][0] for runs in windows.values()), max(runs[-1][1] for runs in windows.values())
+
+
 def find_touched(
     spark: SparkSession, lake: Lake, files: Sequence[AddedFile], how: Windowed, window: tuple[int, int]
 ) -> list[Touched]:
@@ -179,9 +184,7 @@ def _files_for(
     window: tuple[int, int],
 ) -> tuple[str, ...]:
     entity, time = how.columns[:2]
-    length, hop = window
-    start = min(runs[0][0] for runs in windows.values()) * hop
-    end = max(runs[-1][1] for runs in windows.values()) * hop + length
+    start, end = _span(windows, window)
     first, last = min(windows), max(windows)
     return tuple(
         lake.arrow_path(f.path)
@@ -192,6 +195,12 @@ def _files_for(
         and f.low.get(entity, "") <= last
         and f.high.get(entity, last) >= first[:32]
     )
+
+
+def _span(windows: Mapping[str, tuple[Range, ...]], window: tuple[int, int]) -> tuple[int, int]:
+    """Start of the earliest window and end of the latest, in microseconds since the epoch."""
+    (first, last), (length, hop) = first_and_last(windows), window
+    return first * hop, last * hop + length
 
 
 def _micros(value: Any, otherwise: int) -> int:
@@ -218,10 +227,8 @@ def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, ta
 
 def read_task(filesystem: pafs.FileSystem, task: Task, columns: Sequence[str], window: tuple[int, int]) -> pa.Table:
     """The rows that a task's windows can hold, in whatever order the files have."""
-    length, hop = window
     entity, time = columns[:2]
-    start = min(runs[0][0] for runs in task.windows.values()) * hop
-    end = max(runs[-1][1] for runs in task.windows.values()) * hop + length
+    start, end = _span(task.windows, window)
     instant = pa.timestamp("us", tz="UTC")
     names = sorted(task.windows)
     # The comparisons prune row groups by their statistics, which isin does not.

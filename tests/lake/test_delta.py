@@ -57,11 +57,16 @@ def test_append__of_no_rows_is_a_transaction_as_well(lake: Context, table: str):
     assert delta.progress(lake.lake, table, "app") == 3
 
 
-def test_overwrite__replaces_all_of_it_once(lake: Context, table: str):
-    delta.overwrite(numbers(lake, 1, 2, note="new"), table, Transaction("again", 0))
+def test_overwrite__replaces_all_of_it(lake: Context, table: str):
+    delta.overwrite(lake.lake, numbers(lake, 1, 2, note="new"), table, Transaction("again", 0))
     assert content(table) == [(1, 10, "new"), (2, 20, "new")]
-    delta.overwrite(numbers(lake, 8, 9), table, Transaction("again", 0))
-    assert len(content(table)) == 2
+    assert delta.progress(lake.lake, table, "again") == 0
+
+
+def test_overwrite__by_a_transaction_that_is_done_replaces_it_again(lake: Context, table: str):
+    delta.overwrite(lake.lake, numbers(lake, 8, 9), table, Transaction("app", 1))
+    assert content(table) == [(8, 80), (9, 90)]
+    assert delta.progress(lake.lake, table, "app") == 2
 
 
 def test_progress_and_latest_version(lake: Context, table: str):
