@@ -1,10 +1,31 @@
-"""The registry: a dataset and its gold tables are a line each."""
+"""The registry: each module of ``jobs.datasets`` with a ``DATASET``, each of ``jobs.features`` with a ``TABLE``."""
 
-from jobs.datasets import accelerometer, turbofan
-from jobs.features import engine_health, engine_summary, sensor_spectra, spectra_accuracy
-from jobs.lake.tables import by_name
+from __future__ import annotations
 
-DATASETS = by_name(accelerometer.DATASET, turbofan.DATASET)
+import pkgutil
+from graphlib import TopologicalSorter
+from importlib import import_module
+from types import ModuleType
+from typing import TypeVar
 
-# In the order they are computed in: a table may read those before it.
-GOLD = by_name(sensor_spectra.TABLE, spectra_accuracy.TABLE, engine_health.TABLE, engine_summary.TABLE)
+from jobs import datasets, features
+from jobs.lake.tables import Dataset, GoldTable, Grouped
+
+T = TypeVar("T", Dataset, GoldTable)
+
+
+def _found(package: ModuleType, name: str, kind: type[T]) -> dict[str, T]:
+    modules = [import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    items = [item for item in (getattr(module, name, None) for module in modules) if isinstance(item, kind)]
+    return {item.name: item for item in sorted(items, key=lambda item: item.name)}
+
+
+def _in_order(tables: dict[str, GoldTable]) -> dict[str, GoldTable]:
+    """The tables with those that a table reads before it."""
+    reads = {t.name: t.how.inputs if isinstance(t.how, Grouped) else () for t in tables.values()}
+    graph = {name: {i.removeprefix("gold/") for i in inputs if i.startswith("gold/")} for name, inputs in reads.items()}
+    return {name: tables[name] for name in TopologicalSorter(graph).static_order()}
+
+
+DATASETS = _found(datasets, "DATASET", Dataset)
+GOLD = _in_order(_found(features, "TABLE", GoldTable))

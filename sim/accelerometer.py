@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.base import Parameters, Simulator, Unit
-from sim.faults import ACCELEROMETER as FAULTS
+from sim.faults import FaultSchema
 from sim.randomness import entity_id, generator
 
 NAME = "accelerometer"
@@ -405,7 +405,12 @@ def _harmonic_amplitudes(body: Body) -> NDArray[np.float64]:
     return spectrum[:, 1 : _TRUTH_HARMONICS + 1]
 
 
-ACCELEROMETER = Simulator(
+FAULTS = FaultSchema(
+    key=("sensor_id", "event_time"),
+    measured=dict.fromkeys(("ax", "ay", "az"), (-156.9064, 156.9064)),  # m/s2: 16 g
+)
+
+SIMULATOR = Simulator(
     name=NAME,
     parameters=AccelerometerParameters,
     partition_by=("year", "month", "day", "hour", "sensor_id"),

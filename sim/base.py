@@ -69,6 +69,8 @@ class Simulator(Generic[P]):
         table: The rows of one unit.
         truth: What was simulated, for the whole run.
         faults: What may be spoiled in its rows.
+        encode: (rows of a file, its name) -> what bronze holds of them; for sensors that send messages. Faults are
+            faults of the rows, before.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Simulator(Generic[P]):
     table: Callable[[P, Unit], pa.Table]
     truth: Callable[[P], pa.Table]
     faults: FaultSchema
+    encode: Callable[[pa.Table, str], pa.Table] = lambda rows, _name: rows
 
 
 def write(
@@ -117,11 +120,12 @@ def write(
     for unit in simulator.units(params) if units is None else units:
         rows, name = simulator.table(params, unit), f"{unit.name}-{digest}"
         if faults is None:
-            yield from writer.write(rows, prefix, name=name, partition_by=partition_by, format=format)
+            sent = simulator.encode(rows, name)
+            yield from writer.write(sent, prefix, name=name, partition_by=partition_by, format=format)
         else:
             spoiled = dirty(rows, name, faults, simulator.faults)
             writer.write(spoiled.records, f"bronze/_truth/{simulator.name}_faults", name=name, partition_by=())
-            yield from write_dirty(writer, prefix, spoiled, partition_by)
+            yield from write_dirty(writer, prefix, spoiled, partition_by, simulator.encode)
 
 
 def _digest(params: Parameters, faults: FaultParameters | None) -> str:

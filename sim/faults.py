@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from sim import writers
 from sim.errors import ParameterError
 from sim.randomness import generator
-from sim.writers import Writer, Written, as_table, encode, iso_8601
+from sim.writers import Writer, Written, as_table, iso_8601
 
 RowKind = Literal[
     "duplicate",
@@ -29,10 +30,13 @@ RowKind = Literal[
     "wrong_type",
     "missing_field",
 ]
+OwnKind = Literal["future", "jump", "unknown_value", "unknown_schema", "torn_payload"]
 FileKind = Literal["torn", "empty"]
-Kind = RowKind | FileKind
+_AnyRowKind = RowKind | OwnKind
+Kind = _AnyRowKind | FileKind
 
 ROW_KINDS: tuple[RowKind, ...] = get_args(RowKind)
+OWN_KINDS: tuple[OwnKind, ...] = get_args(OwnKind)
 FILE_KINDS: tuple[FileKind, ...] = get_args(FileKind)
 EXPECTED: Mapping[Kind, str] = {
     "duplicate": "duplicate",
@@ -44,6 +48,11 @@ EXPECTED: Mapping[Kind, str] = {
     "out_of_range": "refused:out_of_range",
     "wrong_type": "refused:wrong_type",
     "missing_field": "refused:missing",
+    "future": "refused:in_future",
+    "jump": "refused:jump",
+    "unknown_value": "refused:unknown_value",
+    "unknown_schema": "refused:unknown_schema",
+    "torn_payload": "refused:unparsable",
     "torn": "refused:unreadable_file",
     "empty": "refused:unreadable_file",
 }
@@ -57,6 +66,7 @@ _RECORD_COLUMNS = ("unit", "kind", "file", "column", "expected")
 
 Rows = NDArray[np.int64]
 Altered = tuple[pa.Table, list[str] | None]  # the rows with their fault, and the column that has it in each
+Alteration = Callable[[pa.Table, "FaultSchema", np.random.Generator], Altered]
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,15 @@ class FaultSchema:
         key: Columns that identify a row; never spoiled.
         measured: Floating-point columns that may be spoiled, each with its valid range, ends included.
         optional: Measured columns that a file may lack without any row of it being refused.
+        own: Kinds of fault that only some datasets can have, each with the function that spoils rows in place:
+            (rows, this schema, random stream) -> (rows spoiled, the column spoiled in each or None). The types of
+            the columns stay.
     """
 
     key: tuple[str, ...]
     measured: Mapping[str, tuple[float, float]]
     optional: frozenset[str] = frozenset()
+    own: Mapping[OwnKind, Alteration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what could not be spoiled to a known end."""
@@ -86,16 +100,6 @@ class FaultSchema:
             )
 
 
-ACCELEROMETER = FaultSchema(
-    key=("sensor_id", "event_time"),
-    measured=dict.fromkeys(("ax", "ay", "az"), (-156.9064, 156.9064)),  # m/s2: 16 g
-)
-TURBOFAN = FaultSchema(
-    key=("subset", "split", "unit_number", "cycle"),
-    measured={f"sensor_{number}": (-20_000.0, 20_000.0) for number in range(1, 22)},
-)
-
-
 class FaultParameters(BaseModel):
     """How much dirt, and of which kinds.
 
@@ -103,7 +107,7 @@ class FaultParameters(BaseModel):
         seed: Everything random follows from it.
         rows: Share of the rows to spoil, over all kinds.
         files: Share of the units that get a torn or an empty file as well.
-        kinds: Kinds of fault to make.
+        kinds: Kinds of fault to make, as far as the dataset can have them.
         weights: Relative frequency of a kind, 1 where not given.
     """
 
@@ -112,7 +116,7 @@ class FaultParameters(BaseModel):
     seed: int = 0
     rows: float = Field(default=0.01, ge=0, le=1)
     files: float = Field(default=0.0, ge=0, le=1)
-    kinds: tuple[Kind, ...] = (*ROW_KINDS, *FILE_KINDS)
+    kinds: tuple[Kind, ...] = (*ROW_KINDS, *OWN_KINDS, *FILE_KINDS)
     weights: dict[Kind, PositiveFloat] = {}
 
     @model_validator(mode="after")
@@ -187,6 +191,7 @@ def dirty(table: pa.Table, unit_name: str, parameters: FaultParameters, schema: 
     - nan, infinity, out_of_range: one value replaced.
     - wrong_type: moved to a companion in which a measured column is text and no number.
     - missing_field: moved to a companion that lacks a measured column.
+    - the dataset's own kinds: spoiled in place, as its schema says.
     - torn, empty: another file, of Parquet cut short or of nothing.
 
     Args:
@@ -202,9 +207,9 @@ def dirty(table: pa.Table, unit_name: str, parameters: FaultParameters, schema: 
     table = table.combine_chunks()
     rng = generator(parameters.seed, "faults", unit_name)
     faults = _file_faults(table, unit_name, parameters, rng)
-    for kind, file, places in _placed(_draw(table.num_rows, parameters, rng), unit_name, rng):
+    for kind, file, places in _placed(_draw(table.num_rows, parameters, schema, rng), unit_name, rng):
         clean = table.take(places)
-        content, columns = _ALTER[kind](clean, schema, rng)
+        content, columns = (_ALTER | dict(schema.own))[kind](clean, schema, rng)
         faults.append(_Fault(kind, file, places, clean, content, columns))
     main = DirtyFile(unit_name, _main_file(table, faults, unit_name, rng))
     companions = [DirtyFile(fault.file, fault.content) for fault in faults if fault.file != unit_name]
@@ -214,7 +219,13 @@ def dirty(table: pa.Table, unit_name: str, parameters: FaultParameters, schema: 
     )
 
 
-def write_dirty(writer: Writer, prefix: str, unit: DirtyUnit, partition_by: Sequence[str]) -> list[Written]:
+def write_dirty(
+    writer: Writer,
+    prefix: str,
+    unit: DirtyUnit,
+    partition_by: Sequence[str],
+    encode: Callable[[pa.Table, str], pa.Table] = lambda rows, _name: rows,
+) -> list[Written]:
     """Write a dirty unit's files in order, torn and empty ones beside the main file.
 
     Args:
@@ -222,6 +233,7 @@ def write_dirty(writer: Writer, prefix: str, unit: DirtyUnit, partition_by: Sequ
         prefix: Where below the root of the lake, such as ``bronze/accelerometer``.
         unit: What `dirty` made.
         partition_by: Hive partition columns, as for the clean unit.
+        encode: (rows of a file, its name) -> what bronze holds of them.
 
     Returns:
         Every file written; a torn or empty one has no rows.
@@ -234,7 +246,8 @@ def write_dirty(writer: Writer, prefix: str, unit: DirtyUnit, partition_by: Sequ
             writer.put(key, file.content)
             written.append(Written(key, 0, len(file.content)))
         else:
-            written += writer.write(file.content, prefix, name=file.name, partition_by=partition_by)
+            rows = encode(file.content, file.name)
+            written += writer.write(rows, prefix, name=file.name, partition_by=partition_by)
     return written
 
 
@@ -261,9 +274,12 @@ def _check(table: pa.Table, parameters: FaultParameters, schema: FaultSchema) ->
 # --- Which rows ---------------------------------------------------------------------------------------------
 
 
-def _draw(count: int, parameters: FaultParameters, rng: np.random.Generator) -> dict[RowKind, Rows]:
+def _draw(
+    count: int, parameters: FaultParameters, schema: FaultSchema, rng: np.random.Generator
+) -> dict[_AnyRowKind, Rows]:
     """Draw the rows of every kind, ascending; no row has two."""
-    kinds = [kind for kind in ROW_KINDS if kind in parameters.kinds]
+    possible: list[_AnyRowKind] = [*ROW_KINDS, *(kind for kind in OWN_KINDS if kind in schema.own)]
+    kinds = [kind for kind in possible if kind in parameters.kinds]
     total = min(int(parameters.rows * count + rng.random()), count - 1)
     if not kinds or total < 1:
         return {}
@@ -275,11 +291,11 @@ def _draw(count: int, parameters: FaultParameters, rng: np.random.Generator) -> 
 
 
 def _placed(
-    drawn: Mapping[RowKind, Rows], unit_name: str, rng: np.random.Generator
-) -> Iterator[tuple[RowKind, str, Rows]]:
+    drawn: Mapping[_AnyRowKind, Rows], unit_name: str, rng: np.random.Generator
+) -> Iterator[tuple[_AnyRowKind, str, Rows]]:
     """Yield kind, file and rows of what was drawn: of the duplicates, about half stay in the main file."""
     for kind, rows in drawn.items():
-        stays = np.full(len(rows), kind in (*_IN_PLACE, "out_of_order"))
+        stays = np.full(len(rows), kind in (*_IN_PLACE, *OWN_KINDS, "out_of_order"))
         if kind == "duplicate":
             stays = rng.random(len(rows)) < 0.5
         # "_" sorts after the "." of the main file's suffix, where "-" would sort before it.
@@ -297,7 +313,7 @@ def _file_faults(
         return []
     share = np.cumsum([parameters.weights.get(kind, 1.0) for kind in kinds])
     kind = kinds[int(np.searchsorted(share / share[-1], which, side="right"))]
-    body = encode(as_table(table.slice(0, _TORN_ROWS)), "parquet").to_pybytes() if kind == "torn" else b""
+    body = writers.encode(as_table(table.slice(0, _TORN_ROWS)), "parquet").to_pybytes() if kind == "torn" else b""
     torn = body[: int(len(body) * (0.1 + 0.8 * cut))]  # without a Parquet file's end, where its schema is
     return [_Fault(kind, f"{unit_name}_{kind}", np.zeros(0, np.int64), table.slice(0, 0), torn)]
 
@@ -309,7 +325,7 @@ def _main_file(table: pa.Table, faults: list[_Fault], unit_name: str, rng: np.ra
     """Return the main file: rows that stay, spoiled ones in place, some elsewhere, copies at the end."""
     if not any(len(fault.places) for fault in faults):
         return table
-    spoiled = [fault for fault in faults if fault.kind in _IN_PLACE]
+    spoiled = [fault for fault in faults if fault.kind in (*_IN_PLACE, *OWN_KINDS)]
     source = np.arange(table.num_rows)
     source[_places(spoiled)] = table.num_rows + np.arange(len(_places(spoiled)))
     displaced = _places(fault for fault in faults if fault.kind == "out_of_order")
@@ -373,7 +389,7 @@ def _missing_field(rows: pa.Table, schema: FaultSchema, rng: np.random.Generator
     return rows.drop_columns([name]), [name] * rows.num_rows
 
 
-_ALTER: Mapping[RowKind, Callable[[pa.Table, FaultSchema, np.random.Generator], Altered]] = {
+_ALTER: dict[_AnyRowKind, Alteration] = {
     "duplicate": _nothing,
     "conflict": _conflict,
     "late": _nothing,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from sim.base import Parameters, Simulator, Unit
-from sim.faults import TURBOFAN as FAULTS
+from sim.faults import FaultSchema
 from sim.randomness import generator
 
 NAME = "turbofan"
@@ -417,7 +417,12 @@ def truth(params: TurbofanParameters) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-TURBOFAN = Simulator(
+FAULTS = FaultSchema(
+    key=("subset", "split", "unit_number", "cycle"),
+    measured={f"sensor_{number}": (-20_000.0, 20_000.0) for number in range(1, 22)},
+)
+
+SIMULATOR = Simulator(
     name=NAME,
     parameters=TurbofanParameters,
     partition_by=("subset", "split"),

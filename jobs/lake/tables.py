@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -157,11 +157,3 @@ class GoldTable:
     how: Windowed | Grouped
     settings: type[BaseModel] = NoSettings
     look: tuple[str, ...] = ()
-
-
-T = TypeVar("T", "Dataset", "GoldTable")
-
-
-def by_name(*items: T) -> dict[str, T]:
-    """Index definitions by their name, in the order given."""
-    return {item.name: item for item in items}

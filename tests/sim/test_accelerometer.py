@@ -18,8 +18,8 @@ from scipy import signal, stats
 from scipy.spatial.transform import Rotation
 
 from sim.accelerometer import (
-    ACCELEROMETER,
     AXES,
+    SIMULATOR,
     AccelerometerParameters,
     Clock,
     draw_body,
@@ -292,7 +292,7 @@ def test_write__same_bytes_in_any_order_and_any_part(tmp_path):
         ("reverse", run, units(run)[::-1]),
         ("third", third, None),
     ):
-        list(write(ACCELEROMETER, asked, LocalWriter(tmp_path / name), order))
+        list(write(SIMULATOR, asked, LocalWriter(tmp_path / name), order))
     files = {
         name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")}
         for name in ("whole", "reverse", "third")

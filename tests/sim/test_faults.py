@@ -16,12 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sim import accelerometer, turbofan
 from sim.errors import ParameterError
 from sim.faults import (
-    ACCELEROMETER,
     FILE_KINDS,
     ROW_KINDS,
-    TURBOFAN,
     DirtyUnit,
     FaultParameters,
     FaultSchema,
@@ -158,8 +157,8 @@ def test_dirty__record_and_files_agree(count: int, rows: float, seed: int, kinds
     weights = data.draw(st.dictionaries(st.sampled_from(kinds), st.floats(0.01, 100)))
     parameters = FaultParameters(seed=seed, rows=rows, files=0.5, kinds=tuple(kinds), weights=weights)
     table = _samples(count)
-    unit = dirty(table, "u", parameters, ACCELEROMETER)
-    _verify(table, unit, ACCELEROMETER)
+    unit = dirty(table, "u", parameters, accelerometer.FAULTS)
+    _verify(table, unit, accelerometer.FAULTS)
     made = Counter(unit.records["kind"].to_pylist())
     assert set(made) <= set(kinds)
     faulty = sum(made[kind] for kind in ROW_KINDS)
@@ -169,8 +168,8 @@ def test_dirty__record_and_files_agree(count: int, rows: float, seed: int, kinds
 
 def test_dirty__turbofan_spoils_sensors_only() -> None:
     table = _engine(200)
-    unit = dirty(table, "u", FaultParameters(seed=2, rows=0.5), TURBOFAN)
-    _verify(table, unit, TURBOFAN)
+    unit = dirty(table, "u", FaultParameters(seed=2, rows=0.5), turbofan.FAULTS)
+    _verify(table, unit, turbofan.FAULTS)
     assert unit.records.num_rows == 100
     assert {c for c in unit.records["column"].to_pylist() if c} <= {f"sensor_{n}" for n in range(1, 22)}
 
@@ -178,7 +177,7 @@ def test_dirty__turbofan_spoils_sensors_only() -> None:
 def test_dirty__counts_by_hand() -> None:
     # 1,000 rows x 0.18 = 180, over nine kinds of equal weight: 20 each.
     parameters = FaultParameters(seed=3, rows=0.18, files=1, kinds=(*ROW_KINDS, "torn"))
-    unit = dirty(_samples(1_000), "u", parameters, ACCELEROMETER)
+    unit = dirty(_samples(1_000), "u", parameters, accelerometer.FAULTS)
     assert Counter(unit.records["kind"].to_pylist()) == dict.fromkeys(ROW_KINDS, 20) | {"torn": 1}
     assert expected_refusals(unit.records) == {
         "conflicting_duplicate": 20,
@@ -193,14 +192,14 @@ def test_dirty__counts_by_hand() -> None:
 
 def test_dirty__weights_by_hand() -> None:
     parameters = FaultParameters(rows=0.1, kinds=("late", "nan", "duplicate"), weights={"nan": 8})
-    unit = dirty(_samples(1_000), "u", parameters, ACCELEROMETER)
+    unit = dirty(_samples(1_000), "u", parameters, accelerometer.FAULTS)
     assert Counter(unit.records["kind"].to_pylist()) == {"nan": 80, "late": 10, "duplicate": 10}
 
 
 def test_dirty__share_holds_over_small_units() -> None:
     # 300 units x 30 rows x 1 % = 90 rows expected. A unit has at most one: a binomial, of spread 8.
     parameters = FaultParameters(seed=4, rows=0.01, files=0.2)
-    units = [dirty(_samples(30), f"u-{i}", parameters, ACCELEROMETER) for i in range(300)]
+    units = [dirty(_samples(30), f"u-{i}", parameters, accelerometer.FAULTS) for i in range(300)]
     made = Counter(kind for unit in units for kind in unit.records["kind"].to_pylist())
     assert 60 <= sum(made[kind] for kind in ROW_KINDS) <= 120
     assert set(made) == {*ROW_KINDS, *FILE_KINDS}
@@ -209,9 +208,9 @@ def test_dirty__share_holds_over_small_units() -> None:
 
 def test_dirty__depends_on_seed_and_name_alone() -> None:
     table, parameters = _samples(500), FaultParameters(seed=5, rows=0.2, files=1)
-    one = dirty(table, "u", parameters, ACCELEROMETER)
+    one = dirty(table, "u", parameters, accelerometer.FAULTS)
     chunked = pa.concat_tables([table.slice(0, 123), table.slice(123)])
-    again = dirty(chunked, "u", parameters.model_copy(update={"kinds": parameters.kinds[::-1]}), ACCELEROMETER)
+    again = dirty(chunked, "u", parameters.model_copy(update={"kinds": parameters.kinds[::-1]}), accelerometer.FAULTS)
     assert [file.name for file in one.files] == [file.name for file in again.files]
     # As text, because NaN is not equal to itself.
     contents = [
@@ -220,14 +219,14 @@ def test_dirty__depends_on_seed_and_name_alone() -> None:
     ]
     assert contents[0] == contents[1]
     assert one.records.equals(again.records)
-    assert not one.records.equals(dirty(table, "v", parameters, ACCELEROMETER).records)
-    other = dirty(table, "u", FaultParameters(seed=6, rows=0.2, files=1), ACCELEROMETER)
+    assert not one.records.equals(dirty(table, "v", parameters, accelerometer.FAULTS).records)
+    other = dirty(table, "u", FaultParameters(seed=6, rows=0.2, files=1), accelerometer.FAULTS)
     assert not one.records.equals(other.records)
 
 
 @pytest.mark.parametrize("parameters", [FaultParameters(rows=0, files=0), FaultParameters(rows=1, kinds=("torn",))])
 def test_dirty__nothing_asked_nothing_done(parameters: FaultParameters) -> None:
-    unit = dirty(_samples(50), "u", parameters, ACCELEROMETER)
+    unit = dirty(_samples(50), "u", parameters, accelerometer.FAULTS)
     assert [file.name for file in unit.files] == ["u"]
     assert unit.files[0].content == _samples(50)
     assert unit.records.num_rows == 0
@@ -243,7 +242,7 @@ def test_dirty__nothing_asked_nothing_done(parameters: FaultParameters) -> None:
 
 
 def test_dirty__optional_columns_are_not_left_out() -> None:
-    schema = FaultSchema(ACCELEROMETER.key, ACCELEROMETER.measured, optional=frozenset({"ax", "az"}))
+    schema = FaultSchema(accelerometer.FAULTS.key, accelerometer.FAULTS.measured, optional=frozenset({"ax", "az"}))
     for seed in range(10):
         parameters = FaultParameters(seed=seed, rows=0.1, kinds=("missing_field",))
         unit = dirty(_samples(100), "u", parameters, schema)
@@ -252,8 +251,8 @@ def test_dirty__optional_columns_are_not_left_out() -> None:
 
 def test_dirty__nulls_of_other_rows_stay() -> None:
     table = _samples(100).set_column(2, "ax", pa.array([None, 1.0] * 50, pa.float32()))
-    unit = dirty(table, "u", FaultParameters(rows=0.5, kinds=("nan", "conflict")), ACCELEROMETER)
-    _verify(table, unit, ACCELEROMETER)
+    unit = dirty(table, "u", FaultParameters(rows=0.5, kinds=("nan", "conflict")), accelerometer.FAULTS)
+    _verify(table, unit, accelerometer.FAULTS)
 
 
 # --- On disk ------------------------------------------------------------------------------------------------
@@ -299,7 +298,7 @@ def _promote(files: list[Path], schema: FaultSchema) -> tuple[Counter[str], int,
 def test_write_dirty__a_promotion_finds_exactly_the_record(tmp_path: Path, seed: int) -> None:
     table = _samples(2_000)
     kinds = (*ROW_KINDS, FILE_KINDS[seed % 2])
-    unit = dirty(table, "sensor-1", FaultParameters(seed=seed, rows=0.1, files=1, kinds=kinds), ACCELEROMETER)
+    unit = dirty(table, "sensor-1", FaultParameters(seed=seed, rows=0.1, files=1, kinds=kinds), accelerometer.FAULTS)
     partitions = ("year", "month", "day", "hour", "sensor_id")
     written = write_dirty(LocalWriter(tmp_path), "bronze/accelerometer", unit, partitions)
     keys = [w.key for w in written]
@@ -309,7 +308,7 @@ def test_write_dirty__a_promotion_finds_exactly_the_record(tmp_path: Path, seed:
     assert sorted(tmp_path / key for key in keys) == sorted(tmp_path.rglob("*.parquet"))
     assert {key.rpartition("/")[2] for key in keys} >= set(unit.records["file"].to_pylist())
 
-    refused, duplicates, kept = _promote([tmp_path / key for key in sorted(keys)], ACCELEROMETER)
+    refused, duplicates, kept = _promote([tmp_path / key for key in sorted(keys)], accelerometer.FAULTS)
     assert dict(refused) == expected_refusals(unit.records)
     assert duplicates == expected_duplicates(unit.records)
     rows = sum(w.rows for w in written)
@@ -318,7 +317,7 @@ def test_write_dirty__a_promotion_finds_exactly_the_record(tmp_path: Path, seed:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_write_dirty__torn_and_empty_files(tmp_path: Path, seed: int) -> None:
-    unit = dirty(_samples(300), "u", FaultParameters(seed=seed, rows=0, files=1), ACCELEROMETER)
+    unit = dirty(_samples(300), "u", FaultParameters(seed=seed, rows=0, files=1), accelerometer.FAULTS)
     main, broken = write_dirty(LocalWriter(tmp_path), "p", unit, ("hour", "sensor_id"))
     [record] = unit.records.to_pylist()
     assert broken.key == f"p/hour=05/sensor_id=s-1/{record['file']}"
@@ -379,10 +378,10 @@ def test_schema__refused(key: Key, measured: dict[str, tuple[float, float]]) -> 
 
 def test_dirty__refuses_a_table_of_another_kind() -> None:
     with pytest.raises(ParameterError, match="lacks ay"):
-        dirty(_samples(5).drop_columns(["ay"]), "u", FaultParameters(), ACCELEROMETER)
+        dirty(_samples(5).drop_columns(["ay"]), "u", FaultParameters(), accelerometer.FAULTS)
     whole = _samples(5).set_column(2, "ax", pa.array(range(5)))
     with pytest.raises(ParameterError, match="ax cannot be NaN"):
-        dirty(whole, "u", FaultParameters(), ACCELEROMETER)
-    schema = FaultSchema(ACCELEROMETER.key, ACCELEROMETER.measured, optional=frozenset(AXES))
+        dirty(whole, "u", FaultParameters(), accelerometer.FAULTS)
+    schema = FaultSchema(accelerometer.FAULTS.key, accelerometer.FAULTS.measured, optional=frozenset(AXES))
     with pytest.raises(ParameterError, match="missing_field"):
         dirty(_samples(5), "u", FaultParameters(), schema)

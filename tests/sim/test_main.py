@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from sim.__main__ import main
-from sim.accelerometer import ACCELEROMETER
+from sim.accelerometer import SIMULATOR
 from sim.base import parameters_from
 from sim.catalog import SIMULATORS
 from sim.errors import ParameterError
@@ -142,12 +142,12 @@ def test_simulators__are_registered_by_their_name():
 
 def test_parameters_from__names_every_refused_field():
     with pytest.raises(ParameterError) as refusal:
-        parameters_from(ACCELEROMETER, {"entities": -1, "rate_hz": "fast", "gait": 1})
+        parameters_from(SIMULATOR, {"entities": -1, "rate_hz": "fast", "gait": 1})
     for field in ("entities", "rate_hz", "gait"):
         assert field in refusal.value.what
         assert field in refusal.value.why
 
 
 def test_parameters_from__reads_text():
-    params = parameters_from(ACCELEROMETER, {"entities": "3", "duration": "1h", "start": "2026-01-01T00:00:00Z"})
+    params = parameters_from(SIMULATOR, {"entities": "3", "duration": "1h", "start": "2026-01-01T00:00:00Z"})
     assert (params.entities, params.duration.total_seconds(), params.start.year) == (3, 3600, 2026)

@@ -16,7 +16,7 @@ from sim.base import write
 from sim.turbofan import (
     ANOMALY_KINDS,
     SENSORS,
-    TURBOFAN,
+    SIMULATOR,
     WEARING,
     TurbofanParameters,
     draw_anomalies,
@@ -280,7 +280,7 @@ def test_table__columns_have_the_types_of_the_contract():
 def test_write__same_bytes_in_any_order_and_any_part(tmp_path: Path):
     run = params(entities=120, anomaly_rate=2)
     for name, asked in (("whole", None), ("reverse", units(run)[::-1]), ("part", units(run)[1:2])):
-        list(write(TURBOFAN, run, LocalWriter(tmp_path / name), asked))
+        list(write(SIMULATOR, run, LocalWriter(tmp_path / name), asked))
     files = {
         name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")}
         for name in ("whole", "reverse", "part")
