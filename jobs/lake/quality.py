@@ -8,7 +8,7 @@ A constant also lets Spark reduce "has any reason" to the bare conditions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
@@ -32,6 +32,18 @@ def between_times(name: str, earliest: datetime, latest: datetime) -> Column:
     value = F.col(name)
     outside = (value < F.lit(earliest)) | (value >= F.lit(latest))
     return F.when(outside, F.lit(f"out_of_range {name}: not within {earliest:%Y-%m-%d} to {latest:%Y-%m-%d}"))
+
+
+def not_in_future(name: str, tolerance: timedelta, arrived: str = "_arrived_at") -> Column:
+    """Refuse an instant later than its row's arrival and a tolerance for clocks that are fast; null passes.
+
+    Args:
+        name: Column of the instant.
+        tolerance: How much later it may be.
+        arrived: Column of the arrival; by default when the row's file was written.
+    """
+    ahead = F.col(name) > F.col(arrived) + F.lit(tolerance)
+    return F.when(ahead, F.lit(f"in_future {name}: more than {tolerance.total_seconds():g} s after its arrival"))
 
 
 def one_of(name: str, allowed: Sequence[str]) -> Column:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import IO, Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, WindowSpec
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import DataType, StructField, StructType
+
+ALL = "(all)"
+"""Stands in the key of a gold row that sums up all entities."""
 
 
 class NoSettings(BaseModel):
@@ -77,6 +81,22 @@ class Ingest:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """Checks of a row against the valid rows of its entity just before and after it in time.
+
+    Attributes:
+        time: The column that orders them, one of the key.
+        reach: How far back and ahead in silver neighbours are looked for.
+        checks: (settings, window) -> checks, for ``F.lag`` and ``F.lead`` over a window of the entity's valid rows in
+            order of time.
+    """
+
+    time: str
+    reach: timedelta
+    checks: Callable[[Any, WindowSpec], list[Column]]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One kind of sensor data, from bronze to silver.
 
@@ -91,6 +111,8 @@ class Dataset:
             the key: which part of silver a batch could repeat is told from the files' own key ranges.
         aliases: Other spellings of a column's name, compared without case.
         ingest: How files become bronze; None if the dataset has no files of its own.
+        neighbours: Checks that need the rows before and after; None if there are none.
+        incidental: Columns that do not make two rows with one key differ, such as the time of arrival.
     """
 
     name: str
@@ -102,6 +124,8 @@ class Dataset:
     clean: Callable[[DataFrame], DataFrame] = lambda rows: rows
     aliases: Mapping[str, str] = field(default_factory=dict)
     ingest: Ingest | None = None
+    neighbours: Neighbours | None = None
+    incidental: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
