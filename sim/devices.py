@@ -408,15 +408,14 @@ def encode(rows: pa.Table, name: str) -> pa.Table:
         name: Name of the file they go to.
 
     Returns:
-        ``payload`` (string, JSON), ``source_file`` (dictionary-encoded string), ``source_offset`` (int64, bytes), ``arrived_at``
-        (timestamp), and the strings ``year``, ``month``, ``day``, ``hour`` of the arrival. NaN and infinity are the
-        words that Python's and JavaScript's numbers have for them: NaN, Infinity, -Infinity.
+        ``payload`` (string, JSON), ``source_file`` (dictionary-encoded string), ``source_offset`` (int64, bytes),
+        ``arrived_at`` (timestamp), and the strings ``year``, ``month``, ``day``, ``hour`` of the arrival. NaN and
+        infinity are written as Python's json does: NaN, Infinity, -Infinity.
     """
     payload = _cut(_payloads(rows.combine_chunks()), rows["kept"].to_numpy())
     line_ends = np.cumsum(pc.binary_length(payload).to_numpy().astype(np.int64) + 1)
-    hours = pc.floor_temporal(
-        rows["arrived_at"].combine_chunks().cast(pa.timestamp("us")), unit="hour"
-    ).dictionary_encode()
+    arrived = rows["arrived_at"].combine_chunks().cast(pa.timestamp("us"))
+    hours = pc.floor_temporal(arrived, unit="hour").dictionary_encode()
     hour_texts = hours.dictionary.cast(pa.string())  # 2026-01-01 00:00:00.000000
     places = {"year": (0, 4), "month": (5, 7), "day": (8, 10), "hour": (11, 13)}
     return pa.table(
