@@ -449,10 +449,9 @@ def test_faults__each_message_has_the_fault_that_the_record_says(seed: int):
     clean = table(run, unit)
     spoiled = dirty(clean, unit.name, FaultParameters(seed=seed, rows=0.2), SIMULATOR.faults)
     sent = [text for name, rows in _tables(spoiled.files) for text in encode(rows, name)["payload"].to_pylist()]
-    found = {
-        kind: 0
-        for kind in ("unparsable", "unknown_schema", "in_future", "not_finite", "wrong_type", "missing", "out_of_range")
-    }
+    found = dict.fromkeys(
+        ("unparsable", "unknown_schema", "in_future", "not_finite", "wrong_type", "missing", "out_of_range"), 0
+    )
     for text in sent:
         for kind in _complaints(text):
             found[kind] += 1
