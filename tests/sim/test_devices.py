@@ -190,6 +190,13 @@ def test_table__messages_arrive_later_most_of_them_soon(week: pd.DataFrame):
     assert (slow.arrived_at - slow.event_time).max() == timedelta(seconds=600)
 
 
+def test_table__what_was_measured_before_the_run_is_not_in_it():
+    rows = frame(params(entities=20, delay_seconds=60, start=START + HOUR))
+    assert START + HOUR <= rows.event_time.min() < START + HOUR + timedelta(seconds=10)
+    earlier = frame(params(entities=20, delay_seconds=60, start=START))
+    assert (earlier[earlier.arrived_at >= START + HOUR].event_time < START + HOUR).any()
+
+
 def test_table__a_unit_is_what_arrives_in_its_hour_in_order():
     run = params(entities=20, delay_seconds=60)
     for unit in units(run):
