@@ -552,7 +552,7 @@ def _torn_payload(rows: pa.Table, _schema: FaultSchema, rng: np.random.Generator
 FAULTS = FaultSchema(
     key=("device_id", "event_time"),
     # Only what both versions have: a row of version 1 would be good whatever became of its pressure.
-    measured={"temperature": (-40.0, 85.0), "humidity": (0.0, 100.0)},
+    measured={"temperature": (-60.0, 85.0), "humidity": (0.0, 100.0)},
     own={"future": _future, "unknown_schema": _unknown_schema, "torn_payload": _torn_payload},
 )
 
