@@ -229,7 +229,9 @@ class Judge:
 
 def _decoded(decode: Decode, rows: DataFrame, target: T.StructType) -> DataFrame:
     """Messages as rows of silver; one that cannot be decoded has that for its only reason."""
-    decoded = decode.rows(rows)
+    # No condition goes below an observation. Otherwise Spark would push "is refused" down to the payload, and write out
+    # every column in it again and again: a plan of megabytes, and minutes.
+    decoded = decode.rows(rows).observe(Observation(), F.count(F.lit(1)).alias("messages"))
     keep = [*intake.PROVENANCE, UNDECODABLE, TRAITS]
     arrived = T.StructType([f for f in decoded.schema if f.name not in {*keep, MISFIT, MISFITS}])
     conformed = conform(decoded, arrived, target, {}, {}, keep)
