@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, str] = {
 MEASURED = ("longitude", "latitude")
 ROWS_PER_UNIT = 1_000_000
 
-# A box around the state and its waters: U.S. Census Bureau, TIGER/Line state boundaries, rounded outward to 0.01 degrees.
+# A box around the state and its waters, to 0.01 degrees: U.S. Census Bureau, TIGER/Line state boundaries.
 LONGITUDES = (-79.77, -71.77)
 LATITUDES = (40.47, 45.02)
 
