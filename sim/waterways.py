@@ -56,7 +56,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 _FUTURE_US = (datetime(2090, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
-_FUTURE_SPAN_US = 5 * 365 * 24 * _HOUR_US
+_FUTURE_HOURS = 5 * 365 * 24
 
 Numbers = NDArray[np.int64]
 
@@ -273,8 +273,9 @@ def truth(params: WaterwaysParameters) -> pa.Table:
 
 
 def _future(rows: pa.Table, _schema: FaultSchema, rng: np.random.Generator) -> Altered:
-    """Put events decades after any arrival, yet into a year that a timestamp may well have."""
-    times = pa.array(_FUTURE_US + rng.integers(_FUTURE_SPAN_US, size=rows.num_rows)).cast(_TIMESTAMP)
+    """Put events into one hour, decades after any arrival, and yet of a year that a timestamp may well have."""
+    hour_us = _FUTURE_US + int(rng.integers(_FUTURE_HOURS)) * _HOUR_US
+    times = pa.array(hour_us + rng.integers(_HOUR_US, size=rows.num_rows)).cast(_TIMESTAMP)
     index = rows.column_names.index("event_time")
     return rows.set_column(index, rows.schema.field(index), times), ["event_time"] * rows.num_rows
 

@@ -67,10 +67,13 @@ class ActivitySettings(BaseModel):
 
 
 def touched(new: DataFrame, inputs: Mapping[str, DataFrame], settings: ActivitySettings) -> DataFrame:
-    """The windows that new events are in, of their county and of all counties."""
-    panes = new.where("event_time IS NOT NULL").select("county", _pane(settings)).distinct()
-    of_all = panes.select(F.lit(ALL).alias("county"), "pane").distinct()
-    return _in_windows(panes.unionByName(of_all), settings).select("county", "start").distinct()
+    """The windows that new events are in, by their ``start`` in microseconds since 1970.
+
+    Of all counties: an event changes the row of its county and that for all of them, and to know the latter, the
+    former are all counted.
+    """
+    panes = new.where("event_time IS NOT NULL").select(_pane(settings)).distinct()
+    return panes.select(_starts(settings)).distinct()
 
 
 def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: ActivitySettings) -> DataFrame:
@@ -81,26 +84,25 @@ def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: Activ
 
     Args:
         inputs: Silver rows of waterways; those without an event time do not count.
-        touched: Windows to compute: county, and start in microseconds since 1970.
+        touched: Windows to compute, as :func:`touched` names them.
         settings: Length and slide.
 
     Returns:
-        One row per touched window, as :data:`SCHEMA`.
+        One row per touched window and county with events in it, as :data:`SCHEMA`.
     """
-    counted = (
+    panes = (
         inputs[SILVER]
         .where(_within_touched(touched, settings))
         .groupBy("county", "waterbody_name", _pane(settings))
         .agg(F.count(F.lit(1)).alias("events"))
     )
-    of_all = counted.groupBy(F.lit(ALL).alias("county"), "waterbody_name", "pane").agg(F.sum("events").alias("events"))
+    in_windows = panes.withColumn("start", _starts(settings)).join(F.broadcast(touched), "start", "left_semi")
     return (
-        _in_windows(counted.unionByName(of_all), settings)
+        in_windows.withColumn("county", F.explode(F.array("county", F.lit(ALL))))
         .groupBy("county", "start", "waterbody_name")
         .agg(F.sum("events").alias("events"))
         .groupBy("county", "start")
         .agg(F.sum("events").alias("events"), F.count(F.lit(1)).alias("waterbodies"))
-        .join(touched, ["county", "start"], "left_semi")
         .select(
             "county",
             F.timestamp_micros("start").alias("window_start"),
@@ -118,14 +120,14 @@ def _pane(settings: ActivitySettings) -> Column:
     return (instant - F.pmod(instant, F.lit(settings.pane_us))).alias("pane")
 
 
-def _in_windows(panes: DataFrame, settings: ActivitySettings) -> DataFrame:
-    """Repeat each pane for every window that has it, with the window's ``start``."""
+def _starts(settings: ActivitySettings) -> Column:
+    """One row for every window that has a pane, with the ``start`` of the window."""
     pane, slide = F.col("pane"), F.lit(settings.slide_us)
     last = pane - F.pmod(pane, slide)
     # The first window that ends after the pane has begun: the smallest multiple of the slide above pane - length.
     ended = pane - settings.window_us
     first = ended - F.pmod(ended, slide) + slide
-    return panes.withColumn("start", F.explode(F.sequence(first, last, slide)))
+    return F.explode(F.sequence(first, last, slide)).alias("start")
 
 
 def _within_touched(touched: DataFrame, settings: ActivitySettings) -> Column:

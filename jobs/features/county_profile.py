@@ -23,8 +23,7 @@ _COUNTS = T.MapType(T.StringType(), T.LongType())
 
 def touched(new: DataFrame, inputs: Mapping[str, DataFrame], settings: NoSettings) -> DataFrame:
     """The counties with new rows, and all of them together."""
-    counties = new.select("county").distinct()
-    return counties.unionByName(counties.select(F.lit(ALL).alias("county")).distinct())
+    return _and_all(new.select("county").distinct()).distinct()
 
 
 def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: NoSettings) -> DataFrame:
@@ -46,18 +45,13 @@ def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: NoSet
         .groupBy(*_PLACE, "fish_species", "access_types", F.col("special_regulations").isNotNull().alias("regulated"))
         .agg(F.count("event_time").alias("events"), F.count(F.lit(1)).alias("rows"))
     )
-    of_all = said.withColumn("county", F.lit(ALL))
-    rows = said.unionByName(of_all).join(F.broadcast(touched), list(KEY), "left_semi")
-    nothing = F.create_map().cast(_COUNTS)
-    return (
-        _totals(rows)
-        .join(_named(rows, "fish_species", _BETWEEN_SPECIES).withColumnRenamed("counts", "species"), "county", "left")
-        .join(
-            _named(rows, "access_types", _BETWEEN_TYPES).withColumnRenamed("counts", "access_types"), "county", "left"
-        )
-        .withColumns({name: F.coalesce(name, nothing) for name in ("species", "access_types")})
-        .select(*SCHEMA.names)
-    )
+    rows = _and_all(said).join(F.broadcast(touched), list(KEY), "left_semi")
+    return _totals(rows).join(_named(rows), "county").select(*SCHEMA.names)
+
+
+def _and_all(rows: DataFrame) -> DataFrame:
+    """Rows of each county, and once more of all counties."""
+    return rows.withColumn("county", F.explode(F.array("county", F.lit(ALL))))
 
 
 def _totals(rows: DataFrame) -> DataFrame:
@@ -81,13 +75,29 @@ def _totals(rows: DataFrame) -> DataFrame:
     )
 
 
-def _named(rows: DataFrame, listed: str, between: str) -> DataFrame:
-    """Per county, ``counts``: a map from each name in a listed text to the number of waterbodies it is said of."""
-    names = rows.select("county", "waterbody_name", F.explode(F.split(listed, between)).alias("name"))
-    waterbodies = names.withColumn("name", _title(F.trim("name"))).where("name <> ''").distinct()
-    counted = waterbodies.groupBy("county", "name").agg(F.count(F.lit(1)).alias("count"))
-    entries = F.array_sort(F.collect_list(F.struct("name", "count")))
-    return counted.groupBy("county").agg(F.map_from_entries(entries).alias("counts"))
+def _named(rows: DataFrame) -> DataFrame:
+    """Per county, ``species`` and ``access_types``: from each name listed to the waterbodies that it is said of."""
+
+    def listed(kind: str, text: str, between: str) -> Column:
+        names = F.transform(F.split(F.coalesce(text, F.lit("")), between), lambda name: _title(F.trim(name)))
+        return F.transform(names, lambda name: F.struct(F.lit(kind).alias("kind"), name.alias("name")))
+
+    def counted(kind: str) -> Column:
+        entries = F.collect_list(F.when(F.col("kind") == kind, F.struct("name", "waterbodies")))
+        # The blank between two marks, or in place of a list, is no name.
+        return F.map_from_entries(F.filter(F.array_sort(entries), lambda entry: entry["name"] != "")).alias(kind)
+
+    lists = (
+        listed("species", "fish_species", _BETWEEN_SPECIES),
+        listed("access_types", "access_types", _BETWEEN_TYPES),
+    )
+    return (
+        rows.select("county", "waterbody_name", F.inline(F.concat(*lists)))
+        .groupBy("county", "kind", "name")
+        .agg(F.countDistinct("waterbody_name").alias("waterbodies"))
+        .groupBy("county")
+        .agg(counted("species"), counted("access_types"))
+    )
 
 
 def _title(text: Column) -> Column:
