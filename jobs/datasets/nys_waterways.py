@@ -68,7 +68,7 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 """Other spelling of a column's name -> the column."""
 
-_SHOWN = 4_000
+_SHOWN = 4_000  # bytes or letters of what is refused
 _MARK = b"\xef\xbb\xbf"
 _NAMESPACE = uuid.UUID("0e1bb0b4-6f6b-5a0d-9c38-4f4f2f3a9d57")
 
@@ -180,8 +180,8 @@ def column_names(headers: Sequence[str]) -> list[str]:
         if not found:
             raise ValueError(f"column {place} has no name")
         if found in names:
-            raise ValueError(f"'{names[found]}' and '{header.strip()}' are both {found}")
-        names[found] = header.strip()
+            raise ValueError(f"{names[found]!r} and {header!r} are both {found}")
+        names[found] = header
     return list(names)
 
 
@@ -236,7 +236,8 @@ def _header(lines: _Lines, name: str) -> list[str]:
     except ValueError as error:
         raise _foreign(name, str(error)) from None
     if missing := [column for column in REQUIRED if column not in columns]:
-        raise _foreign(name, f"no header stands for {', '.join(missing)}; there are {', '.join(first.fields)[:_SHOWN]}")
+        shown = ", ".join(map(repr, first.fields))[:_SHOWN]
+        raise _foreign(name, f"no header stands for {', '.join(missing)}; the headers are {shown}")
     return columns
 
 
