@@ -20,8 +20,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructField, StructType
 
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import config, ledger
-from jobs.lake.promotion import DRIFT_SCHEMA, QUARANTINE_SCHEMA
+from jobs.lake import config, ledger, quarantine
+from jobs.lake.promotion import DRIFT_SCHEMA
 from jobs.lake.tables import Grouped
 from sim.catalog import SIMULATORS
 from sim.errors import LakehouseError
@@ -140,7 +140,7 @@ def _tables() -> str:
             "quarantine/DATASET",
             _fill("One table per dataset: every refused row and file. The codes are in [errors.md](errors.md)."),
             ("source_file", "source_row"),
-            QUARANTINE_SCHEMA,
+            quarantine.SCHEMA,
         ),
         _table(
             "ops/ledger",

@@ -29,7 +29,7 @@ def run(context: Context, options: argparse.Namespace) -> None:
 
 def plan(context: Context, table: GoldTable, *, rebuild: bool = False) -> dict[str, object]:
     """What :func:`bring_up` would take in."""
-    files = [f for _, added in _following(context, table).pending(rebuild=rebuild) for f in added]
+    files = _following(context, table).pending(rebuild=rebuild)
     return {
         "table": f"gold/{table.name}",
         "from": f"silver/{table.dataset}",

@@ -17,13 +17,12 @@ from typing import IO, cast
 import pyarrow.fs as pafs
 
 from jobs.catalog import DATASETS
-from jobs.lake import cli, delta, ledger
+from jobs.lake import cli, delta, ledger, quarantine
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import FileRefusedError, UsageError
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
-from jobs.lake.promotion import QUARANTINE_SCHEMA
 from jobs.lake.tables import Dataset, Ingest, SourceFile
 
 
@@ -92,7 +91,11 @@ def _ingest_one(
             name = f"{stem}-{digest}-{number:05d}"
             writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
     if refused:
-        _quarantine(context, dataset, file, refused, transaction)
+        rows = [
+            (json.dumps({"line": text}), [reason], file.name, number, started, None, None)
+            for number, text, reason in refused
+        ]
+        quarantine.append(context.lake, dataset.name, [quarantine.refused(context.spark, rows)], transaction)
     entry = Entry(
         run_id=context.run_id,
         stage="ingest",
@@ -109,22 +112,6 @@ def _ingest_one(
     ledger.record(context.spark, context.lake, [entry], transaction)
     context.progress(entry)
     return entry
-
-
-def _quarantine(
-    context: Context,
-    dataset: Dataset,
-    file: SourceFile,
-    refused: Sequence[tuple[int, str, str]],
-    transaction: Transaction,
-) -> None:
-    now = datetime.now(UTC)
-    rows = [
-        (json.dumps({"line": text}), [reason], file.name, number, transaction.tag, now, 1)
-        for number, text, reason in refused
-    ]
-    frame = context.spark.createDataFrame(rows, QUARANTINE_SCHEMA).coalesce(1)
-    delta.append(context.lake, frame, context.lake.quarantine(dataset.name), transaction)
 
 
 def _digest(files: Sequence[SourceFile]) -> str:

@@ -22,14 +22,27 @@ _INF = float("inf")
 RESERVED = frozenset(
     f"_{name}"
     for name in (
-        *("row", "arrival", "source_file", "source_row", "uri", "order"),
-        *("metadata", "misfit", "misfits", "refused", "verdict", "reasons"),
+        *(
+            "row",
+            "arrival",
+            "arrived_at",
+            "source_file",
+            "source_row",
+            "uri",
+            "order",
+            "metadata",
+            "entity",
+            "event_time",
+        ),
+        *("misfit", "misfits", "refused", "verdict", "why", "implausible", "undecodable", "traits"),
     )
 )
 """Names of columns that a promotion adds to those of a file, or that Spark does."""
 
 _UNHOLDABLE = re.compile(r"[ ,;{}()\n\t=.`]")  # what Delta refuses in a name, and what Spark reads as syntax
 _NUMBER = r"(?i)\A\s*[+-]?(nan|inf(inity)?|[0-9.]+(e[+-]?[0-9]+)?)\s*\z"
+# Seconds, milli-, micro- or nanoseconds of the years 2001 to 2286: other lengths may be years or dates like 20260101.
+_EPOCH = r"\A\s*[0-9]{10}([0-9]{3}){0,3}(\.[0-9]+)?\s*\z"
 _DATE_FIRST = r"\A\s*[0-9]{4,6}-[0-9]{1,2}-[0-9]"
 
 
@@ -248,7 +261,9 @@ def _parse(text: Column, to: T.DataType) -> Column:
     """Text as Spark casts it, but for what only Spark reads in it: 12:30 as today, 1.5f as 1.5, 1e999 as infinity."""
     value = F.trim(text).try_cast(to)
     if isinstance(to, T.TimestampType):
-        return F.when(text.rlike(_DATE_FIRST), value)
+        digits = F.trim(text)
+        whole, fraction = (_from_epoch(digits.try_cast(kind), kind) for kind in (T.LongType(), T.DoubleType()))
+        return F.when(text.rlike(_DATE_FIRST), value).when(text.rlike(_EPOCH), F.coalesce(whole, fraction))
     if isinstance(to, T.FloatType | T.DoubleType):
         overflow = (F.abs(value) == _INF) & text.rlike("[0-9]")
         return F.when(text.rlike(_NUMBER) & ~overflow, value)

@@ -62,39 +62,57 @@ class Following:
     @property
     def silver(self) -> str:
         """The silver table that is followed."""
-        return self.lake.silver(self.table.dataset)
+        return f"silver/{self.table.dataset}"
 
     @property
-    def application(self) -> str:
-        """The transactions' application: the table and a digest of what its content depends on."""
+    def followed(self) -> tuple[str, ...]:
+        """The tables whose new rows set it going, silver first."""
+        return (self.silver, *(self.table.how.also if isinstance(self.table.how, Grouped) else ()))
+
+    def application(self, source: str) -> str:
+        """The application of transactions that bring in a source: the table and a digest of what it depends on."""
         inputs = self.table.how.inputs if isinstance(self.table.how, Grouped) else ()
         read = [name.removeprefix("gold/") for name in inputs if name.startswith("gold/")]
         texts = [self.all_settings[name].model_dump_json() for name in (self.table.name, *read)]
-        return f"gold/{self.table.name}/{hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:12]
+        return f"gold/{self.table.name}/{digest}" + (f"/{source}" if source != self.silver else "")
 
-    def pending(self, *, rebuild: bool = False) -> list[tuple[int, list[AddedFile]]]:
-        """What silver has and the table does not reflect: (silver's version, its new files), in order."""
-        upto = delta.latest_version(self.lake, self.silver)
+    def pending(self, *, rebuild: bool = False) -> list[AddedFile]:
+        """The files whose rows the table does not reflect."""
+        return [f for source in self.followed for _, files in self._commits(source, rebuild=rebuild) for f in files]
+
+    def _commits(self, source: str, *, rebuild: bool) -> list[tuple[int, list[AddedFile]]]:
+        """What a source has and the table does not reflect: (the source's version, its new files), in order."""
+        path = self._place(source)
+        upto = delta.latest_version(self.lake, path)
         if upto is None or self.missing_inputs():
             return []
-        done = None if rebuild else self._progress()
+        done = None if rebuild and source == self.silver else self._progress(source)
         if done is None:
-            return [(upto, delta.files(self.lake, self.silver, upto))]
-        commits = delta.files_added(self.lake, self.silver, done, upto)
+            return [(upto, delta.files(self.lake, path, upto))]
+        commits = delta.files_added(self.lake, path, done, upto)
         if commits is None or not self._exist(f for _, files in commits for f in files):
-            return [(upto, delta.files(self.lake, self.silver, upto))]
+            return [(upto, delta.files(self.lake, path, upto))]
         return [(version, files) for version, files in commits if files]
 
-    def _progress(self) -> int | None:
-        return delta.progress(self.lake, self.path, self.application)
+    def _progress(self, source: str) -> int | None:
+        return delta.progress(self.lake, self.path, self.application(source))
+
+    def _place(self, source: str) -> str:
+        return f"{self.lake.uri}/{source}"
 
     def bring_up(self, *, rebuild: bool = False) -> Iterator[ledger.Entry]:
         """Compute what is pending, a transaction at a time."""
-        fresh = rebuild or self._progress() is None
-        for version, files in _batches(self.pending(rebuild=rebuild), self.bounds.max_bytes_per_batch):
+        for source in self.followed:
+            yield from self._follow(source, rebuild=rebuild and source == self.silver)
+
+    def _follow(self, source: str, *, rebuild: bool) -> Iterator[ledger.Entry]:
+        outdated = source == self.silver and self._progress(source) is None
+        fresh = rebuild or outdated or delta.latest_version(self.lake, self.path) is None
+        for version, files in _batches(self._commits(source, rebuild=rebuild), self.bounds.max_bytes_per_batch):
             started, clock = datetime.now(UTC), time.monotonic()
-            transaction = Transaction(self.application, version)
-            written = self._bring_in(files, transaction, fresh=fresh)
+            transaction = Transaction(self.application(source), version)
+            written = self._bring_in(source, files, transaction, fresh=fresh)
             fresh = False
             entry = ledger.Entry(
                 run_id=self.run_id,
@@ -109,17 +127,17 @@ class Following:
                 bytes_read=sum(f.bytes for f in files),
             )
             # A rebuild has the transaction of the build it repeats, which the books have.
-            booked = Transaction(f"{self.application}/{self.run_id}", version) if rebuild else transaction
+            booked = Transaction(f"{transaction.application}/{self.run_id}", version) if rebuild else transaction
             ledger.record(self.spark, self.lake, [entry], booked)
             yield entry
 
-    def _bring_in(self, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
+    def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
         """Compute what these files touch and write it; return the number of rows written."""
         how = self.table.how
         if isinstance(how, Windowed):
             rows, within = self._windowed(how, files, transaction.number)
         else:
-            rows, within = self._grouped(how, files), None
+            rows, within = self._grouped(how, source, files), None
         # In the order of the key: readers of one entity, or of one span of time, then read one place.
         ordered = rows.select(*self.table.schema.names).repartition(1).sortWithinPartitions(*self.table.key)
         if fresh:
@@ -134,7 +152,7 @@ class Following:
         touched = windowed.find_touched(self.spark, self.lake, files, how, window)
         parallelism = self.spark.sparkContext.defaultParallelism
         size = min(self.bounds.rows_per_task, -(-sum(t.rows for t in touched) // parallelism))
-        held = delta.files(self.lake, self.silver, version)
+        held = delta.files(self.lake, self._place(self.silver), version)
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
         ends = [windowed.first_and_last(task.windows) for task in tasks]
         first, last = min(first for first, _ in ends), max(last for _, last in ends)
@@ -142,20 +160,18 @@ class Following:
         within = F.col(f"held.{how.start}").between(*starts)
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks), within
 
-    def _grouped(self, how: Grouped, files: Sequence[AddedFile]) -> DataFrame:
-        schema = self._delta(self.silver).schema
-        new = self.spark.read.schema(schema).parquet(*(f.path for f in files))
-        inputs = {name: self._input(name) for name in how.inputs}
-        return how.compute(inputs, how.touched(new, inputs, self.settings), self.settings)
+    def _grouped(self, how: Grouped, source: str, files: Sequence[AddedFile]) -> DataFrame:
+        new = self.spark.read.schema(self._input(source).schema).parquet(*(f.path for f in files))
+        present = [name for name in how.also if self._is_there(name)]
+        inputs = {name: self._input(name) for name in (*how.inputs, *present)}
+        touched = how.also.get(source, how.touched)
+        return how.compute(inputs, touched(new, inputs, self.settings), self.settings)
 
     def _input(self, name: str) -> DataFrame:
         kind, _, rest = name.partition("/")
         if kind == "truth":
             return self.spark.read.parquet(self.lake.truth(rest))
-        return self._delta(f"{self.lake.uri}/{name}")
-
-    def _delta(self, path: str) -> DataFrame:
-        return self.spark.read.format("delta").load(path)
+        return self.spark.read.format("delta").load(self._place(name))
 
     def missing_inputs(self) -> list[str]:
         """Inputs that are not there (yet): without them there is nothing to compute."""
@@ -166,7 +182,7 @@ class Following:
     def _is_there(self, name: str) -> bool:
         kind, _, rest = name.partition("/")
         if kind != "truth":
-            return delta.latest_version(self.lake, f"{self.lake.uri}/{name}") is not None
+            return delta.latest_version(self.lake, self._place(name)) is not None
         folder = self.lake.arrow_path(self.lake.truth(rest))
         return bool(self.lake.filesystem().get_file_info(folder).type == pafs.FileType.Directory)
 

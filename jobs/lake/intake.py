@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
 
@@ -32,9 +33,10 @@ PROVENANCE: Mapping[str, str] = {
     "_arrival": "long",
     "_source_file": "string",
     "_source_row": "long",
+    "_arrived_at": "timestamp",
 }
 """Columns that travel with a row until it is written: itself as JSON, its place in the order of arrival, its file
-relative to the lake, and its number in that file."""
+relative to the lake, its number in that file, and when the file was written."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Arrived:
     path: str
     bytes: int
     modified: int
+
+    @property
+    def arrived_at(self) -> datetime:
+        """The modification time."""
+        return datetime.fromtimestamp(self.modified / 1e6, UTC)
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ def read(
         values = hive_values(relative)
         uri = places(item.file.path).toUri().toString()  # spelled as Spark's _metadata.file_path
         uri = uri if lake.on_s3 else f"file:{uri}"
-        records.append((uri, order, relative, *(values.get(k) for k in in_path)))
+        records.append((uri, order, relative, item.file.arrived_at, *(values.get(k) for k in in_path)))
     files = spark.createDataFrame(
         records,
         T.StructType(
@@ -221,6 +228,7 @@ def read(
                 T.StructField("_uri", T.StringType()),
                 T.StructField("_order", T.LongType()),
                 T.StructField("_source_file", T.StringType()),
+                T.StructField("_arrived_at", T.TimestampType()),
                 *(T.StructField(f"_path_{k}", T.StringType()) for k in in_path),
             ]
         ),

@@ -34,6 +34,11 @@ def between_times(name: str, earliest: datetime, latest: datetime) -> Column:
     return F.when(outside, F.lit(f"out_of_range {name}: not within {earliest:%Y-%m-%d} to {latest:%Y-%m-%d}"))
 
 
+def not_before(name: str, earliest: datetime) -> Column:
+    """Refuse an earlier instant; null passes."""
+    return F.when(F.col(name) < F.lit(earliest), F.lit(f"out_of_range {name}: before {earliest:%Y-%m-%d}"))
+
+
 def not_in_future(name: str, tolerance: timedelta, arrived: str = "_arrived_at") -> Column:
     """Refuse an instant later than its row's arrival and a tolerance for clocks that are fast; null passes.
 

@@ -41,6 +41,10 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         # Inferring constraints through a dataset's dozens of rules takes minutes of planning and gives nothing.
         "spark.sql.constraintPropagation.enabled": "false",
+        # A batch without one good row would be replaced by an empty relation, and its counts with it.
+        "spark.sql.adaptive.optimizer.excludedRules": (
+            "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
+        ),
         # Planning 50 tasks for the log of a small table takes longer than reading it.
         "spark.databricks.delta.snapshotPartitions": "2",
         # deltalake and DuckDB read our tables: no deletion vectors.

@@ -80,6 +80,25 @@ class Ingest:
     parse: Callable[[SourceFile, Sequence[SourceFile]], Iterator[Parsed]]
 
 
+UNDECODABLE, TRAITS = "_undecodable", "_traits"
+"""Columns of decoded messages: why one cannot be decoded, and what it shows of its make."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How messages become rows, for a dataset whose bronze holds them as they were sent.
+
+    Attributes:
+        bronze: Columns of bronze.
+        rows: Rows of bronze -> the same rows with silver's columns, as text where a cast may fail; with
+            :data:`UNDECODABLE` (text, ``code column: detail``, null for a good message) and :data:`TRAITS` (array of
+            struct ``column, kind, before, after``, as drift records them).
+    """
+
+    bronze: StructType
+    rows: Callable[[DataFrame], DataFrame]
+
+
 @dataclass(frozen=True)
 class Neighbours:
     """Checks of a row against the valid rows of its entity just before and after it in time.
@@ -111,6 +130,7 @@ class Dataset:
             the key: which part of silver a batch could repeat is told from the files' own key ranges.
         aliases: Other spellings of a column's name, compared without case.
         ingest: How files become bronze; None if the dataset has no files of its own.
+        decode: How messages become rows; None if bronze holds rows already.
         neighbours: Checks that need the rows before and after; None if there are none.
         incidental: Columns that do not make two rows with one key differ, such as the time of arrival.
     """
@@ -124,6 +144,7 @@ class Dataset:
     clean: Callable[[DataFrame], DataFrame] = lambda rows: rows
     aliases: Mapping[str, str] = field(default_factory=dict)
     ingest: Ingest | None = None
+    decode: Decode | None = None
     neighbours: Neighbours | None = None
     incidental: frozenset[str] = frozenset()
 
@@ -145,6 +166,9 @@ class Windowed:
     start: str = "window_start"
 
 
+Touched = Callable[[DataFrame, Mapping[str, DataFrame], Any], DataFrame]
+
+
 @dataclass(frozen=True)
 class Grouped:
     """A gold table computed by Spark for the groups that new silver rows touch.
@@ -153,11 +177,14 @@ class Grouped:
         inputs: What it reads: ``silver/<dataset>``, ``gold/<table>`` or ``truth/<name>``.
         touched: (new silver rows, inputs, settings) -> keys of the groups to compute anew.
         compute: (inputs, touched groups, settings) -> rows of the gold table.
+        also: Further tables whose new rows set it going, each with its own ``touched``; they are inputs once they are
+            there.
     """
 
     inputs: tuple[str, ...]
-    touched: Callable[[DataFrame, Mapping[str, DataFrame], Any], DataFrame]
+    touched: Touched
     compute: Callable[[Mapping[str, DataFrame], DataFrame, Any], DataFrame]
+    also: Mapping[str, Touched] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

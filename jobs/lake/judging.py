@@ -1,0 +1,254 @@
+"""What becomes of each row: fresh, a duplicate, or refused with every reason. Nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from jobs.lake import intake, quality
+from jobs.lake.config import SilverSettings
+from jobs.lake.conform import MISFIT, MISFITS, Drift, conform
+from jobs.lake.intake import Probed
+from jobs.lake.layout import Lake
+from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode
+
+_HELD = -1  # place in the order of arrival of rows that silver holds: before any that arrives
+_REFUSED, _WHY, _VERDICT = "_refused", "_why", "_verdict"
+_VERDICTS = ("fresh", "duplicate", "conflict", "implausible")
+_CONFLICT = "conflicting_duplicate key: another row with this key and other values came first"
+_MAX_TRAITS = 1000
+
+REFUSAL: Mapping[str, str] = {
+    "_row": "string",
+    "_why": "array<string>",
+    "_source_file": "string",
+    "_source_row": "long",
+    "_arrived_at": "timestamp",
+    "_entity": "string",
+    "_event_time": "timestamp",
+}
+"""Columns of a refused row: itself as JSON, the reasons, its place, its arrival, and entity and instant if known."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rows of a batch, each to be decided when it is written.
+
+    Attributes:
+        checked: All rows, with whether they fit and keep the rules, and why not.
+        rank: Rows that do -> those rows and what silver holds of their keys, with the verdict on each.
+        columns: Columns of silver.
+        drift: Differences of content that files' schemas do not show, with the first file that showed each.
+    """
+
+    checked: DataFrame
+    rank: Callable[[DataFrame], DataFrame]
+    columns: Sequence[str]
+    drift: Mapping[Drift, str]
+    _refused: Observation = field(default_factory=Observation)
+    _verdicts: Observation = field(default_factory=Observation)
+
+    def fresh(self) -> DataFrame:
+        """The rows for silver; once they are written :meth:`counts` knows the others."""
+        checked = self.checked.observe(self._refused, F.count_if(_REFUSED).alias("refused"))
+        verdicts = [F.count_if(F.col(_VERDICT) == verdict).alias(verdict) for verdict in _VERDICTS]
+        ranked = self.rank(checked.where(f"NOT {_REFUSED}")).observe(self._verdicts, *verdicts)
+        return ranked.where(F.col(_VERDICT) == "fresh").select(*self.columns)
+
+    def counts(self) -> dict[str, int]:
+        """Rows by what became of them: fresh, duplicate, conflict, implausible or refused."""
+        return {**self._verdicts.get, **self._refused.get}
+
+    def refusals(self) -> list[DataFrame]:
+        """The refused rows as :data:`REFUSAL`: a second pass over those there are."""
+        counts, found = self.counts(), []
+        if counts["refused"]:
+            found.append(self.checked.where(_REFUSED))
+        if counts["conflict"] or counts["implausible"]:
+            found.append(self._ranked().where(F.col(_VERDICT).isin("conflict", "implausible")))
+        return [rows.select(*REFUSAL) for rows in found]
+
+    def verdicts(self) -> DataFrame:
+        """Every row as :data:`REFUSAL`; those that pass, or repeat what is there, have no reasons."""
+        ranked = self._ranked().where(F.col(_VERDICT).isin(*_VERDICTS))
+        return self.checked.where(_REFUSED).select(*REFUSAL).unionByName(ranked.select(*REFUSAL))
+
+    def _ranked(self) -> DataFrame:
+        return self.rank(self.checked.where(f"NOT {_REFUSED}"))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the rows of one dataset.
+
+    Attributes:
+        spark: The session.
+        lake: The lake.
+        dataset: Whose rows they are.
+        thresholds: The dataset's settings.
+        bounds: Bounds of a batch.
+    """
+
+    spark: SparkSession
+    lake: Lake
+    dataset: Dataset
+    thresholds: Any
+    bounds: SilverSettings
+
+    def judge(self, readable: Sequence[Probed], base: int | None, only: DataFrame | None = None) -> Judged:
+        """Judge the rows of readable files against silver as it was.
+
+        Args:
+            readable: Files in their order of arrival.
+            base: Version of silver; None if there is none yet.
+            only: ``_source_file`` and ``_source_row`` of the rows wanted; all if not given.
+        """
+        declared = self.declared(base)
+        arrives = intake.evolved_schema(self.arrives(declared), readable, self.dataset.aliases)
+        known = {*declared.names, *self.arrives(declared).names}
+        target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
+        rows = intake.read(self.spark, self.lake, self.dataset, readable, arrives)
+        if only is not None:
+            rows = rows.join(only, ["_source_file", "_source_row"], "left_semi")
+        if self.dataset.decode:
+            rows = _decoded(self.dataset.decode, rows, target)
+        checked = self._checked(rows)
+        keys = self._key_ranges(checked, readable) if base is not None else {}
+        drift = _traits(checked) if self.dataset.decode else {}
+
+        def rank(valid: DataFrame) -> DataFrame:
+            held = [] if base is None else [self._held(target, base, keys)]
+            return self._rank(valid, target, held, sum(p.rows for p in readable))
+
+        return Judged(checked, rank, target.names, drift)
+
+    def declared(self, base: int | None) -> T.StructType:
+        """What silver has: the declared columns, and those that earlier files brought."""
+        if base is None:
+            return self.dataset.schema
+        held = self._silver_at(base).schema
+        extra = [f for f in held if f.name not in self.dataset.schema.names]
+        return T.StructType([*self.dataset.schema, *extra])
+
+    def arrives(self, declared: T.StructType) -> T.StructType:
+        """What is known of bronze's columns: they are silver's, unless it holds messages."""
+        return self.dataset.decode.bronze if self.dataset.decode else declared
+
+    def _silver_at(self, version: int) -> DataFrame:
+        path = self.lake.silver(self.dataset.name)
+        return self.spark.read.format("delta").option("versionAsOf", version).load(path)
+
+    def _checked(self, rows: DataFrame) -> DataFrame:
+        rules = self.dataset.rules(self.thresholds)
+        # An instant that no calendar has would break whoever reads quarantine.
+        time = F.col("event_time") if "event_time" in self.dataset.schema.names else F.lit(None).cast("timestamp")
+        return self.dataset.clean(rows).withColumns(
+            {
+                _REFUSED: F.col(MISFIT) | quality.any_reason(rules),
+                _WHY: F.concat(MISFITS, quality.all_reasons(rules)),
+                "_entity": F.col(self.dataset.entity).cast("string"),
+                "_event_time": F.when(F.year(time).between(1, 9999), time),
+            }
+        )
+
+    def _rank(self, valid: DataFrame, target: T.StructType, held: Sequence[DataFrame], count: int) -> DataFrame:
+        """Add the verdict: fresh, duplicate (equal to the first of its key), conflict (unequal), implausible or held.
+
+        One shuffle by entity serves the comparisons and leaves the rows in the order silver wants them in: the rows
+        of an entity together, and in the order of the key.
+        """
+        rows = valid.select(*target.names, *intake.PROVENANCE, "_entity", "_event_time")
+        for more in held:
+            rows = rows.unionByName(more, allowMissingColumns=True)
+        compared = [f for f in target if f.name not in {*self.dataset.key, *self.dataset.incidental}]
+        values_of_row = F.struct(*(_comparable(f) for f in compared)) if compared else F.lit(0)
+        order = Window.partitionBy(*self.dataset.key).orderBy("_arrival")
+        first = F.first(values_of_row).over(order.rowsBetween(Window.unboundedPreceding, Window.currentRow))
+        verdict = (
+            F.when(F.col("_arrival") == _HELD, "held")
+            .when(F.row_number().over(order) == 1, "fresh")
+            .when(first.eqNullSafe(values_of_row), "duplicate")
+            .otherwise("conflict")
+        )
+        partitions = max(
+            -(-count // self.bounds.rows_per_file),
+            min(self.spark.sparkContext.defaultParallelism, -(-count // 250_000)),
+        )
+        ranked = rows.repartition(partitions, self.dataset.entity).withColumn(_VERDICT, verdict)
+        why = F.when(F.col(_VERDICT) == "conflict", F.array(F.lit(_CONFLICT))).otherwise(
+            F.array().cast("array<string>")
+        )
+        ranked = ranked.withColumn(_WHY, why)
+        return ranked if self.dataset.neighbours is None else self._compare_neighbours(ranked)
+
+    def _compare_neighbours(self, ranked: DataFrame) -> DataFrame:
+        how = self.dataset.neighbours
+        assert how is not None
+        # Duplicates and conflicts stand apart: they are no neighbours of the row that they repeat.
+        is_kept = F.col(_VERDICT).isin("fresh", "held")
+        checks = how.checks(self.thresholds, Window.partitionBy(self.dataset.entity, is_kept).orderBy(how.time))
+        judged = ranked.withColumns({"_implausible": quality.all_reasons(checks)})
+        is_implausible = (F.col(_VERDICT) == "fresh") & (F.size("_implausible") > 0)
+        return judged.withColumns(
+            {
+                _VERDICT: F.when(is_implausible, "implausible").otherwise(F.col(_VERDICT)),
+                _WHY: F.when(is_implausible, F.col("_implausible")).otherwise(F.col(_WHY)),
+            }
+        )
+
+    def _held(self, target: T.StructType, base: int, keys: Mapping[str, tuple[Any, Any]]) -> DataFrame:
+        """The part of silver that the rows could repeat, or stand beside."""
+        held, how = self._silver_at(base), self.dataset.neighbours
+        for name, (low, high) in keys.items():
+            reach = how.reach if how and how.time == name else None
+            least, most = (F.lit(low), F.lit(high)) if reach is None else (F.lit(low - reach), F.lit(high + reach))
+            held = held.where(F.col(name).between(least, most))
+        columns = [
+            (F.col(f.name) if f.name in held.columns else F.lit(None).cast(f.dataType)).alias(f.name) for f in target
+        ]
+        return held.select(*columns, F.lit(_HELD).cast("long").alias("_arrival"))
+
+    def _key_ranges(self, checked: DataFrame, readable: Sequence[Probed]) -> dict[str, tuple[Any, Any]]:
+        """Key column -> (smallest, largest) value, where it is known: from the footers, or from the messages."""
+        if not self.dataset.decode:
+            return intake.key_bounds(readable, self.lake, self.dataset)
+        ends = [end(name).alias(f"{end.__name__}_{name}") for name in self.dataset.key for end in (F.min, F.max)]
+        found = checked.where(f"NOT {_REFUSED}").agg(*ends).first()
+        assert found is not None
+        return {name: (found[f"min_{name}"], found[f"max_{name}"]) for name in self.dataset.key}
+
+
+def _decoded(decode: Decode, rows: DataFrame, target: T.StructType) -> DataFrame:
+    """Messages as rows of silver; one that cannot be decoded has that for its only reason."""
+    decoded = decode.rows(rows)
+    keep = [*intake.PROVENANCE, UNDECODABLE, TRAITS]
+    arrived = T.StructType([f for f in decoded.schema if f.name not in {*keep, MISFIT, MISFITS}])
+    conformed = conform(decoded, arrived, target, {}, {}, keep)
+    failed = F.col(UNDECODABLE).isNotNull()
+    return conformed.withColumns(
+        {
+            MISFIT: F.col(MISFIT) | failed,
+            MISFITS: F.when(failed, F.array(UNDECODABLE)).otherwise(F.col(MISFITS)),
+        }
+    )
+
+
+def _traits(checked: DataFrame) -> dict[Drift, str]:
+    """What the messages of a batch show of their make, with the first file that showed it."""
+    shown = checked.select(F.explode(TRAITS).alias("trait"), "_arrival", "_source_file")
+    first = shown.groupBy("trait").agg(
+        F.min_by("_source_file", "_arrival").alias("file"), F.min("_arrival").alias("at")
+    )
+    found = first.orderBy("at", "trait").limit(_MAX_TRAITS).collect()
+    return {Drift(*row["trait"]): row["file"] for row in found}
+
+
+def _comparable(field: T.StructField) -> Column:
+    """The column, or its JSON where Spark cannot compare its type."""
+    plain = isinstance(field.dataType, T.AtomicType)
+    return F.col(field.name) if plain else F.to_json(F.struct(field.name)).alias(field.name)

@@ -1,0 +1,73 @@
+"""Quarantine: every refused row and file with its reasons, until the rules let it pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import reduce
+
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from jobs.lake import delta
+from jobs.lake.delta import Transaction
+from jobs.lake.intake import Probed
+from jobs.lake.judging import REFUSAL
+from jobs.lake.layout import Lake
+from jobs.lake.tables import column
+
+SCHEMA = T.StructType(
+    [
+        column("row", T.StringType(), "The row as it arrived, as JSON; null for a whole file"),
+        column("reasons", T.ArrayType(T.StringType()), "All reasons: `code column: detail`"),
+        column("source_file", T.StringType(), "The file, relative to the lake; a source file as it was named"),
+        column("source_row", T.LongType(), "The row's number in the file, from 0; a line's, from 1"),
+        column("arrived_at", T.TimestampType(), "When its file was written, or the message arrived", "UTC"),
+        column("entity", T.StringType(), "The row's entity, if it has one"),
+        column("event_time", T.TimestampType(), "The row's instant, if it has one", "UTC"),
+        column("batch_id", T.StringType(), "The transaction that refused it"),
+        column("quarantined_at", T.TimestampType(), "When it was refused", "UTC"),
+        column("attempts", T.IntegerType(), "How often it was tried"),
+    ]
+)
+
+
+def append(lake: Lake, dataset: str, refused: Sequence[DataFrame], transaction: Transaction) -> int:
+    """Put refused rows, and files, into quarantine once; return how many rows (not whole files) they are."""
+    written = Observation()
+    rows = _rows(reduce(DataFrame.unionByName, refused), transaction)
+    observed = rows.coalesce(1).observe(written, F.count("row").alias("rows"))
+    delta.append(lake, observed, lake.quarantine(dataset), transaction)
+    return int(written.get["rows"])
+
+
+def _rows(refused: DataFrame, transaction: Transaction) -> DataFrame:
+    """Refused rows with the columns of quarantine."""
+    named = refused.select(
+        F.col("_row").alias("row"),
+        F.col("_why").alias("reasons"),
+        *(F.col(name).alias(name.removeprefix("_")) for name in REFUSAL if name not in ("_row", "_why")),
+    )
+    return named.withColumns(
+        {
+            "batch_id": F.lit(transaction.tag),
+            "quarantined_at": F.lit(datetime.now(UTC)),
+            "attempts": F.lit(1),
+        }
+    ).select(*SCHEMA.names)
+
+
+def refused(spark: SparkSession, rows: Sequence[tuple[object, ...]]) -> DataFrame:
+    """Refused rows from Python, with the columns of :data:`REFUSAL` in their order."""
+    return spark.createDataFrame(rows, ", ".join(f"{name} {kind}" for name, kind in REFUSAL.items()))
+
+
+def files(spark: SparkSession, lake: Lake, probed: Sequence[Probed]) -> list[DataFrame]:
+    """The files that cannot be read, as refused."""
+    rows = [
+        (None, [f"unreadable_file file: {p.error}"], lake.relative(p.file.path), None, p.file.arrived_at, None, None)
+        for p in probed
+        if p.error
+    ]
+    return [refused(spark, rows)] if rows else []
