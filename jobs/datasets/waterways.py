@@ -41,7 +41,7 @@ class WaterwaysSettings(BaseModel):
     north: float = Field(45.02, ge=-90, le=90, description="Degrees; or farther north")
     earliest: AwareDatetime = Field(datetime(2000, 1, 1, tzinfo=UTC), description="No event is older")
     latest: AwareDatetime = Field(datetime(2100, 1, 1, tzinfo=UTC), description="No event is younger")
-    clock_tolerance_seconds: float = Field(
+    future_tolerance_seconds: float = Field(
         300.0, ge=0, description="An event may be so much later than its file, because clocks differ"
     )
 
@@ -61,7 +61,7 @@ def rules(settings: WaterwaysSettings) -> list[Column]:
         quality.matches("county", r"\A\p{L}", "a name that begins with a letter"),
         quality.matches("waterbody_name", r"\S", "a name"),
         quality.between_times("event_time", settings.earliest, settings.latest),
-        quality.not_in_future("event_time", timedelta(seconds=settings.clock_tolerance_seconds)),
+        quality.not_in_future("event_time", timedelta(seconds=settings.future_tolerance_seconds)),
         quality.finite("longitude"),
         quality.finite("latitude"),
         quality.in_range("longitude", settings.west, settings.east),
