@@ -127,9 +127,9 @@ def parse(
     are, and an empty one is null. A file without ``event_id`` gets one per row: a UUID of version 5 from the row's own
     content, so that rows that are the same in every cell are the same event, in whatever file and order of columns.
 
-    A record is refused if it is not UTF-8, longer than the limit, has another number of fields than the header, or
-    quotes that do not match; parsing goes on with the line after its first, or after its last if the fields could be
-    told. Blank lines are skipped.
+    A record is refused if it is not UTF-8, if it is longer than the limit, if it has another number of fields than the
+    header, or if its quotes do not match. Parsing goes on after its last line, or after its first where nobody can
+    tell which is its last. Blank lines are skipped.
 
     Args:
         stream: The file, decompressed.

@@ -96,13 +96,14 @@ def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: Activ
         .groupBy("county", "waterbody_name", _pane(settings))
         .agg(F.count(F.lit(1)).alias("events"))
     )
-    in_windows = panes.withColumn("start", _starts(settings)).join(F.broadcast(touched), "start", "left_semi")
     return (
-        in_windows.withColumn("county", F.explode(F.array("county", F.lit(ALL))))
+        panes.withColumn("start", _starts(settings))
+        .withColumn("county", F.explode(F.array("county", F.lit(ALL))))
         .groupBy("county", "start", "waterbody_name")
         .agg(F.sum("events").alias("events"))
         .groupBy("county", "start")
         .agg(F.sum("events").alias("events"), F.count(F.lit(1)).alias("waterbodies"))
+        .join(touched, "start", "left_semi")
         .select(
             "county",
             F.timestamp_micros("start").alias("window_start"),
