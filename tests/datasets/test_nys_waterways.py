@@ -187,6 +187,13 @@ def test_parse__commas_quotes_and_line_breaks_in_quotes(end: str, mark: str):
     assert set(rows["county"].to_pylist()) == {"Essex"}
 
 
+@pytest.mark.parametrize("header", ["Long", '"Long"'])
+def test_parse__a_byte_order_mark_is_no_part_of_the_first_header(header: str):
+    content = f"\ufeff{header},Lat,County,Waterbody\n-74.1,44.2,Essex,Brook\n"
+    rows, _ = parsed(content.encode())
+    assert rows["longitude"].to_pylist() == ["-74.1"]
+
+
 def test_parse__the_last_line_needs_no_end_and_blank_ones_do_not_count():
     assert comments(HEAD + b"\r\n" + row("a").encode() + b"  \n\n" + row("b").strip().encode()) == ["a", "b"]
 
@@ -222,10 +229,12 @@ def test_parse__too_many_and_too_few_fields_are_refused():
 
 @pytest.mark.parametrize("after", [row("b") + row("c"), row("b") + row('"c"'), row('"b"') + row('"c, d"')])
 def test_parse__a_stray_quote_costs_its_own_line_only(after: str):
-    rows, refused = parsed(HEAD + row("a").encode() + row('"never closed').encode() + after.encode())
+    content = row("a") + row('"never closed') + after + "ragged\n"
+    rows, refused = parsed(HEAD + content.encode())
     assert rows.num_rows == 3
     assert [(each.line_number, each.reason) for each in refused] == [
-        (3, "unparsable_line line: quotes that do not match")
+        (3, "unparsable_line line: quotes that do not match"),
+        (6, "unparsable_line line: 1 fields instead of 5"),
     ]
 
 

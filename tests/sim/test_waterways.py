@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import subprocess
 import sys
 import uuid
@@ -216,6 +217,13 @@ def test_faults__of_every_kind_leave_a_conflict_valid_and_a_future_far():
         before = clean[row["event_id"]]
         assert (row["longitude"] != before["longitude"]) + (row["latitude"] != before["latitude"]) == 1
     main = files["unit"].to_pylist()
+    outside = [
+        row
+        for row in main
+        if not (-79.77 <= row["longitude"] <= -71.77 and 40.47 <= row["latitude"] <= 45.02)
+        and math.isfinite(row["longitude"] + row["latitude"])
+    ]
+    assert len(outside) == expected["out_of_range"]
     future = [row for row in main if row["event_time"] != clean[row["event_id"]]["event_time"]]
     assert len(future) == expected["in_future"]
     assert {2090 <= row["event_time"].year < 2096 for row in future} == {True}
