@@ -87,10 +87,18 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "last_cycle": ("cycle", "Last cycle of it, included"),
         "magnitude": ("the sensor's", "What was added at its largest, or the value a stuck sensor keeps"),
     },
+    "waterways": {
+        "county": ("", "County, as the file spells it"),
+        "events": ("1", "Events of all feeds in it"),
+        "start": ("UTC", "Start of the run, included"),
+        "stop": ("UTC", "End of the run, excluded"),
+        "rate_hz": ("Hz", "Events of a feed per second"),
+    },
 }
 _TRUTH_KEYS = {
     "accelerometer": ("sensor_id", "axis"),
     "turbofan": ("subset", "split", "unit_number", "first_cycle"),
+    "waterways": ("county", "start", "stop", "rate_hz"),
 }
 
 
@@ -262,12 +270,18 @@ def _default(field: FieldInfo) -> str:
     return f"`{json.dumps(to_jsonable_python(value))}`"
 
 
-_BOUNDS = {"gt": "> {:,}", "ge": ">= {:,}", "lt": "< {:,}", "le": "<= {:,}", "pattern": "matches `{}`"}
+_BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "pattern": "matches `{}`"}
 
 
 def _bounds(field: FieldInfo) -> str:
     found = [(text, getattr(item, name, None)) for item in field.metadata for name, text in _BOUNDS.items()]
-    return " and ".join(text.format(bound) for text, bound in found if bound is not None)
+    return " and ".join(text.format(_shown(bound)) for text, bound in found if bound is not None)
+
+
+def _shown(bound: object) -> object:
+    if isinstance(bound, int | float):
+        return f"{bound:,}"
+    return f"{bound.total_seconds():,g} s" if isinstance(bound, timedelta) else bound
 
 
 def _settings() -> str:
