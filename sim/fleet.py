@@ -104,7 +104,7 @@ _SHIFT_US = SHIFT_S * 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Points = NDArray[np.complex128]  # metres east + metres north x i, from the middle of the site
 Whole = NDArray[np.int64]
 
@@ -188,9 +188,8 @@ def _survey(sites: Mapping[str, Sequence[tuple[float, float]]]) -> _Sites:
     offset = degrees - middle[:, None]
     corners = offset[..., 1] * east[:, None] + 1j * offset[..., 0] * north[:, None]
     # A quarter of the way from a corner to the middle, which is at 0.
-    return _Sites(
-        tuple(sites), middle[:, 0], middle[:, 1], corners, 0.75 * corners[:, 0], 0.75 * corners[:, 2], np.stack([north, east])
-    )
+    dock, depot = 0.75 * corners[:, 0], 0.75 * corners[:, 2]
+    return _Sites(tuple(sites), middle[:, 0], middle[:, 1], corners, dock, depot, np.stack([north, east]))
 
 
 _PLACES = _survey(SITES)
@@ -458,13 +457,9 @@ def _with_end(tasks: _Tasks, robots: Robots, who: Whole) -> tuple[Floats, Points
 def _charge_seconds(charge: Floats, capacity_as: Floats) -> tuple[Floats, Floats]:
     """Seconds to charge at constant current, then at constant voltage, until `FULL`."""
     constant = np.maximum(_TAPER_FROM - charge, 0) * capacity_as / _CHARGE_A
-    taper = _taper_s(capacity_as) * np.log((1 - np.maximum(charge, _TAPER_FROM)) / (1 - FULL))
-    return constant, taper
-
-
-def _taper_s(capacity_as: Floats) -> Floats:
-    """Time constant of the charge at constant voltage, that its current begins with the one before."""
-    return (1 - _TAPER_FROM) * capacity_as / _CHARGE_A
+    # The current begins with the constant one, and falls with what is missing.
+    time_constant = (1 - _TAPER_FROM) * capacity_as / _CHARGE_A
+    return constant, time_constant * np.log((1 - np.maximum(charge, _TAPER_FROM)) / (1 - FULL))
 
 
 def open_circuit_v(charge: Floats) -> Floats:
@@ -563,15 +558,10 @@ def _noise(params: FleetParameters, entities: range, clock: Clock, unit: Unit) -
 
 def _volts(segments: Segments, robots: Robots, at: Whole, seconds: Floats) -> Floats:
     """Voltage at the battery's terminals, ``seconds`` into the segments ``at``."""
-    capacity_as = 3_600 * robots.capacity_ah
-    current = segments.current_a[at]
-    charge = segments.charge[at] - current * seconds / capacity_as[segments.robot[at]]
-    taper = np.flatnonzero(segments.is_taper[at])
-    falling = np.exp(-seconds[taper] / _taper_s(capacity_as)[segments.robot[at[taper]]])
-    charge[taper] = 1 - (1 - segments.charge[at[taper]]) * falling
-    current[taper] *= falling
-    sag = current * robots.resistance_ohm[segments.robot[at]]
-    return np.minimum(open_circuit_v(charge) - sag, CHARGER_V)
+    robot, current = segments.robot[at], segments.current_a[at]
+    drawn = current * seconds / (3_600 * robots.capacity_ah[robot])
+    charge = segments.charge[at] - np.where(segments.is_taper[at], 0, drawn)  # at constant voltage: that of the start
+    return np.minimum(open_circuit_v(charge) - current * robots.resistance_ohm[robot], CHARGER_V)
 
 
 def _coded(codes: Whole, names: Sequence[str]) -> pa.DictionaryArray:
@@ -586,10 +576,7 @@ def truth(params: FleetParameters) -> pa.Table:
         are in the span), ``distance_m``, ``idle_seconds`` to ``fault_seconds``, ``outside_seconds`` (off the
         site), ``faults`` (begun), ``charges`` (begun), ``capacity_ah``.
     """
-    rows = [_no_truth()]
-    for unit in units(params):
-        rows.append(_truth_of(params, unit))
-    return pa.concat_tables(rows)
+    return pa.concat_tables([_no_truth(), *(_truth_of(params, unit) for unit in units(params))])
 
 
 def _no_truth() -> pa.Table:
