@@ -261,7 +261,8 @@ def _per_robot(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
             F.sum(F.when(F.col("before.status") == status, F.col("step_us"))).alias(f"{status}_us")
             for status in STATUSES
         ),
-        F.max(F.struct("event_time", "latitude", "longitude", "status", "site_id", "battery_v")).alias("last"),
+        F.max(F.struct("event_time", "latitude", "longitude", "status", "site_id")).alias("last"),
+        F.max(F.when(drained_uv.isNotNull(), F.struct("event_time", "battery_v"))).alias("drained"),
         (_centred(time_us, drained_uv)).cast(_EXACT).alias("time_volts"),
         (_centred(time_us, time_us)).cast(_EXACT).alias("time_time"),
     )
@@ -271,10 +272,11 @@ def _per_robot(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
         F.max("top_speed_m_s").alias("top_speed_m_s"),
         F.min("battery_min_v").alias("battery_min_v"),
         F.max("last").alias("last"),
+        F.max("drained").alias("drained"),
         slope.alias("battery_slope_v_h"),
     )
     falls = ~F.coalesce(F.col("last.status") == "charging", F.lit(False)) & (F.col("battery_slope_v_h") < 0)
-    above = F.greatest(F.col("last.battery_v").cast("double") - settings.empty_voltage, F.lit(0.0))
+    above = F.greatest(F.col("drained.battery_v").cast("double") - settings.empty_voltage, F.lit(0.0))
     return summed.withColumn("minutes_left", F.when(falls, 60 * above / -F.col("battery_slope_v_h")))
 
 
