@@ -150,6 +150,13 @@ def test_table__no_breakdowns_where_none_are_asked_for():
     assert set(rows.status) == {"idle", "moving", "working", "charging"}
 
 
+def test_table__a_task_has_one_breakdown_at_most():
+    rows = frame(**DAY, fault_chance=1)
+    counts = pd.Series([status for status, _, _ in runs(rows)]).value_counts()
+    # All tasks break down, and 85 % of them have work.
+    assert counts["fault"] / counts["working"] == pytest.approx(1 / 0.85, rel=0.05)
+
+
 # Battery
 
 
@@ -172,7 +179,8 @@ def test_table__the_battery_falls_at_work_and_recovers_on_charge(quiet_day: pd.D
             assert (np.diff(course) >= -0.011).all()
             assert volts[first - 1] < 49
             assert course[0] > volts[first - 1] + 1.5
-            assert course[-1] == course[-60:].max() > 53.5
+            assert course[-1] > 53.5
+            assert np.ptp(course[-140:]) < 0.011  # constant voltage
         elif status == "working" and length > 20:
             works += 1
             assert course[-1] < course[0]
@@ -193,17 +201,17 @@ def test_table__load_makes_the_voltage_sag(quiet_day: pd.DataFrame):
 # Truth
 
 
-def test_truth__is_what_ten_fixes_a_second_show():
-    asked = {"seed": 3, "entities": 6, "start": "2026-03-01T01:20:00Z", "duration": "2h", "outside_chance": 0.2}
+def test_truth__is_what_four_fixes_a_second_show():
+    asked = {"seed": 3, "entities": 30, "start": "2026-03-01T01:20:00Z", "duration": "2h", "outside_chance": 0.2}
     asked |= {"fault_chance": 0.1}
-    rows = frame(**asked, **QUIET, rate_hz=10)
+    rows = frame(**asked, **QUIET, rate_hz=4)
     told = truth(FleetParameters.model_validate(asked)).to_pandas()
-    assert len(told) == 18
+    assert len(told) == 90
     assert told.groupby("robot_id").seconds.sum().unique() == pytest.approx([7_200])
     north, east = metres(rows)
-    rows["step"], rows["outside"] = np.hypot(north, east), is_outside(rows) * 0.1
+    rows["step"], rows["outside"] = np.hypot(north, east), is_outside(rows) / 4
     for status in STATUSES:
-        rows[status] = (rows.status == status) * 0.1
+        rows[status] = (rows.status == status) / 4
     before = rows.groupby("robot_id").status.shift()
     rows["faults"] = (rows.status == "fault") & (before != "fault") & before.notna()
     rows["charges"] = (rows.status == "charging") & (before != "charging") & before.notna()
@@ -211,8 +219,8 @@ def test_truth__is_what_ten_fixes_a_second_show():
     seen = rows.groupby(["robot_id", "hour"]).sum(numeric_only=True)
     told = told.set_index(["robot_id", "hour"]).sort_index()
     assert told.outside_seconds.sum() > 600
-    assert told.faults.sum() > 5
-    assert told.charges.sum() >= 3
+    assert told.faults.sum() > 30
+    assert told.charges.sum() >= 10
     np.testing.assert_allclose(told.distance_m, seen.step, rtol=0.003, atol=0.5)
     np.testing.assert_allclose(told.outside_seconds, seen.outside, atol=1)
     for status in STATUSES:
