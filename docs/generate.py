@@ -183,15 +183,15 @@ def _bronze() -> Iterator[str]:
         yield _table(
             f"bronze/_truth/{name}",
             _fill("What was simulated, for grading (Parquet)."),
-            _TRUTH_KEYS[name],
-            _said(schema, TRUTH[name]),
+            _TRUTH_KEYS.get(name, ()),
+            _said(schema, TRUTH.get(name, {})),
         )
 
 
 def _said(schema: pa.Schema, words: Mapping[str, tuple[str, str]]) -> StructType:
     spark = from_arrow_schema(schema)
     for field in spark:
-        unit, comment = words[field.name]
+        unit, comment = words.get(field.name, ("", ""))
         field.metadata = {"unit": unit, "comment": comment}
     return spark
 
