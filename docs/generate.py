@@ -87,6 +87,16 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "last_cycle": ("cycle", "Last cycle of it, included"),
         "magnitude": ("the sensor's", "What was added at its largest, or the value a stuck sensor keeps"),
     },
+    "devices": {
+        "device_id": ("", "Device, a UUID"),
+        "rollout": ("UTC", "From when it sends version 2; null if never"),
+        "clock": ("", "How version 1 writes its timestamps: seconds or milliseconds"),
+        "utc_offset": ("min", "How far its local time is ahead of UTC, as version 2 writes it"),
+        "interval_seconds": ("s", "Between two messages"),
+        "latitude": ("deg", "Place, north positive"),
+        "longitude": ("deg", "Place, east positive"),
+        "gaps": ("UTC", "When it was silent: start, included, and stop, not"),
+    },
     "waterways": {
         "county": ("", "County, as the file spells it"),
         "events": ("1", "Events of all feeds in it"),
@@ -97,6 +107,7 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 _TRUTH_KEYS = {
     "accelerometer": ("sensor_id", "axis"),
+    "devices": ("device_id",),
     "turbofan": ("subset", "split", "unit_number", "first_cycle"),
     "waterways": ("county", "start", "stop", "rate_hz"),
 }
@@ -174,7 +185,7 @@ def _bronze() -> Iterator[str]:
     yield "## bronze\n\n"
     yield _fill("Parquet under Hive partitions, exactly as it arrived, and never changed.")
     rows = [
-        (f"`bronze/{name}`", _names(simulator.partition_by), f"those of `silver/{name}`")
+        (f"`bronze/{name}`", _names(simulator.partition_by), _bronze_columns(name))
         for name, simulator in SIMULATORS.items()
     ]
     yield _grid(("folder", "partitions, in the path only", "columns"), rows) + "\n"
@@ -186,6 +197,11 @@ def _bronze() -> Iterator[str]:
             _TRUTH_KEYS.get(name, ()),
             _said(schema, TRUTH.get(name, {})),
         )
+
+
+def _bronze_columns(name: str) -> str:
+    decode = DATASETS[name].decode
+    return _names(decode.bronze.names) if decode else f"those of `silver/{name}`"
 
 
 def _said(schema: pa.Schema, words: Mapping[str, tuple[str, str]]) -> StructType:
