@@ -41,6 +41,7 @@ EXIT_CODES = {
 
 REFUSALS = {
     "conflicting_duplicate": "another row with the same key and other values came first",
+    "jump": "a position that cannot be reached from those around it within the speed limit",
     "missing": "a column that every row needs has no value",
     "not_finite": "NaN or an infinity",
     "out_of_range": "outside the limits that are set for the column",
@@ -77,6 +78,22 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "bias_y": ("m/s2", "Constant bias of y"),
         "bias_z": ("m/s2", "Constant bias of z"),
     },
+    "fleet": {
+        "robot_id": ("", "Robot, a UUID"),
+        "site_id": ("", "Where it works"),
+        "hour": ("UTC", "Start of the hour"),
+        "seconds": ("s", "Of the hour that are in the run"),
+        "distance_m": ("m", "Way driven"),
+        "idle_seconds": ("s", "Time idle"),
+        "moving_seconds": ("s", "Time moving"),
+        "working_seconds": ("s", "Time working"),
+        "charging_seconds": ("s", "Time charging"),
+        "fault_seconds": ("s", "Time broken down"),
+        "outside_seconds": ("s", "Time off the site"),
+        "faults": ("fault", "Faults that began"),
+        "charges": ("charge", "Charges that began"),
+        "capacity_ah": ("Ah", "Capacity of the battery"),
+    },
     "turbofan": {
         "subset": ("", "SIM"),
         "split": ("", "train (run to failure) or test (cut before it)"),
@@ -108,6 +125,7 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
 _TRUTH_KEYS = {
     "accelerometer": ("sensor_id", "axis"),
     "devices": ("device_id",),
+    "fleet": ("robot_id", "hour"),
     "turbofan": ("subset", "split", "unit_number", "first_cycle"),
     "waterways": ("county", "start", "stop", "rate_hz"),
 }
