@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from jobs import ingest, pipeline, simulate
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli
+from jobs.lake import cli, delta
 from jobs.lake.cli import Context
 from jobs.lake.ledger import Entry
 from jobs.lake.tables import GoldTable
@@ -50,7 +50,8 @@ def run(context: Context, options: argparse.Namespace) -> None:
     entries += pipeline.run_stages(context)
     context.close_books(entries)
     for table in GOLD.values():
-        _show(context, table)
+        if delta.latest_version(context.lake, context.lake.gold(table.name)) is not None:
+            _show(context, table)
     context.console.line(_next(context.lake.uri))
     context.console.say(f"done in {time.monotonic() - clock:.0f} s")
 
