@@ -20,8 +20,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructField, StructType
 
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import config, ledger, quarantine
-from jobs.lake.promotion import DRIFT_SCHEMA
+from jobs.lake import config, ledger
+from jobs.lake.drift import SCHEMA as DRIFT_SCHEMA
+from jobs.lake.quarantine import SCHEMA as QUARANTINE_SCHEMA
 from jobs.lake.tables import Grouped
 from sim.catalog import SIMULATORS
 from sim.errors import LakehouseError
@@ -40,6 +41,7 @@ EXIT_CODES = {
 
 REFUSALS = {
     "conflicting_duplicate": "another row with the same key and other values came first",
+    "jump": "a position that cannot be reached from those around it within the speed limit",
     "missing": "a column that every row needs has no value",
     "not_finite": "NaN or an infinity",
     "out_of_range": "outside the limits that are set for the column",
@@ -76,6 +78,22 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "bias_y": ("m/s2", "Constant bias of y"),
         "bias_z": ("m/s2", "Constant bias of z"),
     },
+    "fleet": {
+        "robot_id": ("", "Robot, a UUID"),
+        "site_id": ("", "Where it works"),
+        "hour": ("UTC", "Start of the hour"),
+        "seconds": ("s", "Of the hour that are in the run"),
+        "distance_m": ("m", "Way driven"),
+        "idle_seconds": ("s", "Time idle"),
+        "moving_seconds": ("s", "Time moving"),
+        "working_seconds": ("s", "Time working"),
+        "charging_seconds": ("s", "Time charging"),
+        "fault_seconds": ("s", "Time broken down"),
+        "outside_seconds": ("s", "Time off the site"),
+        "faults": ("fault", "Faults that began"),
+        "charges": ("charge", "Charges that began"),
+        "capacity_ah": ("Ah", "Capacity of the battery"),
+    },
     "turbofan": {
         "subset": ("", "SIM"),
         "split": ("", "train (run to failure) or test (cut before it)"),
@@ -85,6 +103,16 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "first_cycle": ("cycle", "First cycle of the anomaly"),
         "last_cycle": ("cycle", "Last cycle of it, included"),
         "magnitude": ("the sensor's", "What was added at its largest, or the value a stuck sensor keeps"),
+    },
+    "devices": {
+        "device_id": ("", "Device, a UUID"),
+        "rollout": ("UTC", "From when it sends version 2; null if never"),
+        "clock": ("", "How version 1 writes its timestamps: seconds or milliseconds"),
+        "utc_offset": ("min", "How far its local time is ahead of UTC, as version 2 writes it"),
+        "interval_seconds": ("s", "Between two messages"),
+        "latitude": ("deg", "Place, north positive"),
+        "longitude": ("deg", "Place, east positive"),
+        "gaps": ("UTC", "When it was silent: start, included, and stop, not"),
     },
     "waterways": {
         "county": ("", "County, as the file spells it"),
@@ -96,6 +124,8 @@ TRUTH: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 _TRUTH_KEYS = {
     "accelerometer": ("sensor_id", "axis"),
+    "devices": ("device_id",),
+    "fleet": ("robot_id", "hour"),
     "turbofan": ("subset", "split", "unit_number", "first_cycle"),
     "waterways": ("county", "start", "stop", "rate_hz"),
 }
@@ -148,7 +178,7 @@ def _tables() -> str:
             "quarantine/DATASET",
             _fill("One table per dataset: every refused row and file. The codes are in [errors.md](errors.md)."),
             ("source_file", "source_row"),
-            quarantine.SCHEMA,
+            QUARANTINE_SCHEMA,
         ),
         _table(
             "ops/ledger",
@@ -173,7 +203,7 @@ def _bronze() -> Iterator[str]:
     yield "## bronze\n\n"
     yield _fill("Parquet under Hive partitions, exactly as it arrived, and never changed.")
     rows = [
-        (f"`bronze/{name}`", _names(simulator.partition_by), f"those of `silver/{name}`")
+        (f"`bronze/{name}`", _names(simulator.partition_by), _bronze_columns(name))
         for name, simulator in SIMULATORS.items()
     ]
     yield _grid(("folder", "partitions, in the path only", "columns"), rows) + "\n"
@@ -182,15 +212,20 @@ def _bronze() -> Iterator[str]:
         yield _table(
             f"bronze/_truth/{name}",
             _fill("What was simulated, for grading (Parquet)."),
-            _TRUTH_KEYS[name],
-            _said(schema, TRUTH[name]),
+            _TRUTH_KEYS.get(name, ()),
+            _said(schema, TRUTH.get(name, {})),
         )
+
+
+def _bronze_columns(name: str) -> str:
+    decode = DATASETS[name].decode
+    return _names(decode.bronze.names) if decode else f"those of `silver/{name}`"
 
 
 def _said(schema: pa.Schema, words: Mapping[str, tuple[str, str]]) -> StructType:
     spark = from_arrow_schema(schema)
     for field in spark:
-        unit, comment = words[field.name]
+        unit, comment = words.get(field.name, ("", ""))
         field.metadata = {"unit": unit, "comment": comment}
     return spark
 

@@ -1,4 +1,4 @@
-"""A first look: simulated quadrupeds and NASA's engines, from bronze to gold."""
+"""A first look: five kinds of sensors, simulated and real, from bronze to gold."""
 
 from __future__ import annotations
 
@@ -12,10 +12,22 @@ from jobs import ingest, pipeline, simulate
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake import cli
 from jobs.lake.cli import Context
+from jobs.lake.ledger import Entry
 from jobs.lake.tables import GoldTable
+from sim.faults import FaultParameters
 
-_SIMULATED = {"entities": 8, "start": "2026-01-01T00:00:00Z", "duration": "10m", "rate_hz": 100, "seed": 7}
-_ENGINES = ("train_FD001.txt.gz", "test_FD001.txt.gz")
+_START = {"start": "2026-01-01T00:00:00Z", "seed": 7}
+_SIMULATED: dict[str, dict[str, object]] = {
+    "accelerometer": {**_START, "entities": 8, "duration": "10m", "rate_hz": 100},
+    "devices": {**_START, "entities": 12, "duration": "1d", "interval_seconds": 300},
+    "fleet": {**_START, "entities": 6, "duration": "4h"},
+    "waterways": {**_START, "duration": "1h", "rate_hz": 1},
+}
+_SPOILED = FaultParameters(seed=7, rows=0.01)  # of the devices' messages, so that quarantine is seen at work
+_FILES = {
+    "turbofan": ("train_FD001.txt.gz", "test_FD001.txt.gz"),
+    "waterways": ("Recommended_Fishing_Rivers_And_Streams.csv.gz",),
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +37,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context, options: argparse.Namespace) -> None:
     """Simulate, ingest, promote, compute; print the books, a look at each gold table and what to try next."""
     clock = time.monotonic()
-    context.console.say(f"a lake in {context.lake.uri}: 8 walking quadrupeds for 10 minutes at 100 Hz, 200 jet engines")
-    folder = resources.files("sim").joinpath("data", "turbofan")
-    files = [str(folder.joinpath(name)) for name in _ENGINES]
-    entries = [
-        *simulate.simulate(context, "accelerometer", _SIMULATED),
-        *ingest.ingest(context, DATASETS["turbofan"], files),
-        *pipeline.run_stages(context),
-    ]
+    context.console.say(
+        f"a lake in {context.lake.uri}: 8 walking quadrupeds, 200 jet engines, the fishing rivers of New York State,"
+        " 6 construction robots, 12 weather stations"
+    )
+    entries: list[Entry] = []
+    for name, values in _SIMULATED.items():
+        entries += simulate.simulate(context, name, values, _SPOILED if name == "devices" else None)
+    for name, files in _FILES.items():
+        folder = resources.files("sim").joinpath("data", name)
+        entries += ingest.ingest(context, DATASETS[name], [str(folder.joinpath(file)) for file in files])
+    entries += pipeline.run_stages(context)
     context.close_books(entries)
     for table in GOLD.values():
         _show(context, table)

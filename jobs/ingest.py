@@ -37,9 +37,8 @@ def run(context: Context, options: argparse.Namespace) -> None:
     """Ingest the files, and print the books."""
     (name,) = cli.choice([n for n, d in DATASETS.items() if d.ingest], options.dataset, "dataset")
     if context.plan:
-        rows = [
-            {"file": file, "bytes": _located(context.lake, file)[2], "to": f"bronze/{name}"} for file in options.files
-        ]
+        sizes = {file: _located(context.lake, file)[1].size for file in options.files}
+        rows = [{"file": file, "bytes": size, "to": f"bronze/{name}"} for file, size in sizes.items()]
         context.console.table("would ingest", rows)
         return
     context.close_books(ingest(context, DATASETS[name], options.files))
@@ -134,13 +133,13 @@ def _blocks(file: SourceFile) -> Iterator[bytes]:
 
 
 def _file(lake: Lake, text: str) -> SourceFile:
-    filesystem, place, _ = _located(lake, text)
+    filesystem, info = _located(lake, text)
 
     def opened() -> IO[bytes]:
-        raw = filesystem.open_input_stream(place, compression=None)
-        return cast(IO[bytes], gzip.GzipFile(fileobj=raw) if place.endswith(".gz") else io.BufferedReader(raw))
+        raw = filesystem.open_input_file(info.path)
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw) if info.path.endswith(".gz") else io.BufferedReader(raw))
 
-    return SourceFile(PurePath(place).name, opened)
+    return SourceFile(PurePath(info.path).name, opened, info.mtime)
 
 
 def _is_there(lake: Lake, text: str) -> bool:
@@ -151,8 +150,8 @@ def _is_there(lake: Lake, text: str) -> bool:
     return True
 
 
-def _located(lake: Lake, text: str) -> tuple[pafs.FileSystem, str, int]:
-    """The file system, place and length of a file named on the command line.
+def _located(lake: Lake, text: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
+    """The file system of a file named on the command line, and what it says of it.
 
     Raises:
         UsageError: It is not there.
@@ -162,7 +161,7 @@ def _located(lake: Lake, text: str) -> tuple[pafs.FileSystem, str, int]:
     info = filesystem.get_file_info(place)
     if info.type != pafs.FileType.File:
         raise UsageError(f"there is no file {text}", why=f"it is {info.type.name.lower()}", remedy="check the path")
-    return filesystem, place, info.size or 0
+    return filesystem, info
 
 
 if __name__ == "__main__":

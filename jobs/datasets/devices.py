@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,8 +11,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from jobs.datasets import telemetry
 from jobs.lake import quality
-from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode, column
+from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode, Ingest, Parsed, SourceFile, column
 
 Range = tuple[float, float]
 
@@ -215,6 +216,12 @@ def _traits() -> Column:
     return F.when(F.col(UNDECODABLE).isNull(), shown).otherwise(F.array().cast(kind))
 
 
+def parse(file: SourceFile, _beside: Sequence[SourceFile]) -> Iterator[Parsed]:
+    """Messages of a file, as they arrived."""
+    for batch in telemetry.parse(file):
+        yield Parsed(batch.rows, batch.refused)
+
+
 DATASET = Dataset(
     name="devices",
     schema=T.StructType(
@@ -251,4 +258,10 @@ DATASET = Dataset(
         rows=decode,
     ),
     incidental=frozenset({"arrived_at"}),
+    ingest=Ingest(
+        partition_by=telemetry.PARTITION_BY,
+        companions=lambda _name: (),
+        is_companion=telemetry.is_companion,
+        parse=parse,
+    ),
 )

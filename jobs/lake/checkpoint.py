@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,7 +48,15 @@ def batch_files(lake: Lake, stage: str, dataset: str, number: int) -> list[Arriv
     A file that is gone by now has a length of -1.
     """
     root = lake.arrow_path(lake.checkpoint(stage, dataset))
-    paths = _handed_out(lake, root, number - 1, number)
+    return _arrived(lake, _handed_out(lake, root, number - 1, number))
+
+
+def arrived(lake: Lake, names: Sequence[str]) -> list[Arrived]:
+    """Files by their names relative to the lake; one that is gone has a length of -1."""
+    return _arrived(lake, [f"{lake.uri}/{name}" for name in names])
+
+
+def _arrived(lake: Lake, paths: Sequence[str]) -> list[Arrived]:
     infos = lake.filesystem().get_file_info([lake.arrow_path(path) for path in paths])
     return [
         Arrived(path, -1 if info.type == pafs.FileType.NotFound else info.size, (info.mtime_ns or 0) // 1000)

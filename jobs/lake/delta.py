@@ -153,7 +153,7 @@ def upsert(
             be read.
     """
     same = reduce(and_, (F.col(f"held.{name}") == F.col(f"new.{name}") for name in key))
-    with _transaction(spark, transaction):
+    with in_transaction(spark, transaction):
         (
             DeltaTable.forPath(spark, path)
             .alias("held")
@@ -174,8 +174,8 @@ def rows_changed(lake: Lake, path: str) -> int:
 
 
 @contextmanager
-def _transaction(spark: SparkSession, transaction: Transaction) -> Iterator[None]:
-    """MERGE takes its transaction from the session rather than from an option."""
+def in_transaction(spark: SparkSession, transaction: Transaction) -> Iterator[None]:
+    """Name the MERGE within: it takes its transaction from the session rather than from an option."""
     names = {
         "spark.databricks.delta.write.txnAppId": transaction.application,
         "spark.databricks.delta.write.txnVersion": str(transaction.number),

@@ -109,10 +109,14 @@ class Following:
     def _follow(self, source: str, *, rebuild: bool) -> Iterator[ledger.Entry]:
         outdated = source == self.silver and self._progress(source) is None
         fresh = rebuild or outdated or delta.latest_version(self.lake, self.path) is None
+        others = [other for other in self.followed if other != source] if fresh else []
+        seen = {other: delta.latest_version(self.lake, self._place(other)) for other in others}
         for version, files in _batches(self._commits(source, rebuild=rebuild), self.bounds.max_bytes_per_batch):
             started, clock = datetime.now(UTC), time.monotonic()
             transaction = Transaction(self.application(source), version)
             written = self._bring_in(source, files, transaction, fresh=fresh)
+            if fresh:
+                self._reflect(seen)
             fresh = False
             entry = ledger.Entry(
                 run_id=self.run_id,
@@ -130,6 +134,13 @@ class Following:
             booked = Transaction(f"{transaction.application}/{self.run_id}", version) if rebuild else transaction
             ledger.record(self.spark, self.lake, [entry], booked)
             yield entry
+
+    def _reflect(self, seen: Mapping[str, int | None]) -> None:
+        """Note that a table made anew reflects these versions of further sources as well."""
+        nothing = self.spark.createDataFrame([], self.table.schema)
+        for source, version in seen.items():
+            if version is not None:
+                delta.append(self.lake, nothing, self.path, Transaction(self.application(source), version))
 
     def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
         """Compute what these files touch and write it; return the number of rows written."""

@@ -43,7 +43,7 @@ class Judged:
         checked: All rows, with whether they fit and keep the rules, and why not.
         rank: Rows that do -> those rows and what silver holds of their keys, with the verdict on each.
         columns: Columns of silver.
-        drift: Differences of content that files' schemas do not show, with the first file that showed each.
+        drift: Differences from what is declared, each with the first file that showed it.
     """
 
     checked: DataFrame
@@ -100,26 +100,30 @@ class Judge:
     thresholds: Any
     bounds: SilverSettings
 
-    def judge(self, readable: Sequence[Probed], base: int | None, only: DataFrame | None = None) -> Judged:
+    def judge(
+        self,
+        readable: Sequence[Probed],
+        base: int | None,
+        only: Callable[[DataFrame], DataFrame] = lambda rows: rows,
+    ) -> Judged:
         """Judge the rows of readable files against silver as it was.
 
         Args:
             readable: Files in their order of arrival.
             base: Version of silver; None if there is none yet.
-            only: ``_source_file`` and ``_source_row`` of the rows wanted; all if not given.
+            only: Rows with :data:`jobs.lake.intake.PROVENANCE` -> those of them that are wanted.
         """
         declared = self.declared(base)
         arrives = intake.evolved_schema(self.arrives(declared), readable, self.dataset.aliases)
         known = {*declared.names, *self.arrives(declared).names}
         target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
-        rows = intake.read(self.spark, self.lake, self.dataset, readable, arrives)
-        if only is not None:
-            rows = rows.join(only, ["_source_file", "_source_row"], "left_semi")
+        rows = only(intake.read(self.spark, self.lake, self.dataset, readable, arrives))
         if self.dataset.decode:
             rows = _decoded(self.dataset.decode, rows, target)
         checked = self._checked(rows)
         keys = self._key_ranges(checked, readable) if base is not None else {}
-        drift = _traits(checked) if self.dataset.decode else {}
+        drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
+        drift |= _traits(checked) if self.dataset.decode else {}
 
         def rank(valid: DataFrame) -> DataFrame:
             held = [] if base is None else [self._held(target, base, keys)]
@@ -225,7 +229,9 @@ class Judge:
 
 def _decoded(decode: Decode, rows: DataFrame, target: T.StructType) -> DataFrame:
     """Messages as rows of silver; one that cannot be decoded has that for its only reason."""
-    decoded = decode.rows(rows)
+    # No condition goes below an observation. Otherwise Spark would push "is refused" down to the payload, and write out
+    # every column in it again and again: a plan of megabytes, and minutes.
+    decoded = decode.rows(rows).observe(Observation(), F.count(F.lit(1)).alias("messages"))
     keep = [*intake.PROVENANCE, UNDECODABLE, TRAITS]
     arrived = T.StructType([f for f in decoded.schema if f.name not in {*keep, MISFIT, MISFITS}])
     conformed = conform(decoded, arrived, target, {}, {}, keep)

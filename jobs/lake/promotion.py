@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,30 +13,14 @@ from urllib.parse import unquote
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
-from jobs.lake import delta, intake, ledger, quarantine
+from jobs.lake import delta, drift, intake, ledger, quarantine
 from jobs.lake.config import SilverSettings
-from jobs.lake.conform import Drift
 from jobs.lake.delta import Transaction
 from jobs.lake.intake import Arrived, Probed
 from jobs.lake.judging import Judge
 from jobs.lake.layout import Lake
-from jobs.lake.tables import Dataset, column
-
-DRIFT_SCHEMA = T.StructType(
-    [
-        column("dataset", T.StringType(), "The dataset"),
-        column("column", T.StringType(), "The column, as silver names it"),
-        column("kind", T.StringType(), "added, retyped, renamed, missing, or version: messages of another make"),
-        column("before", T.StringType(), "What silver declares"),
-        column("after", T.StringType(), "What the file has"),
-        column("source_file", T.StringType(), "The first file that showed it, relative to the lake"),
-        column("batch_id", T.StringType(), "The transaction that saw it"),
-        column("seen_at", T.TimestampType(), "When it was seen", "UTC"),
-    ]
-)
+from jobs.lake.tables import Dataset
 
 _FAILED_FILE = re.compile(r"FAILED_READ_FILE\S* Encountered error while reading file (\S+)\.\s")
 
@@ -119,7 +103,7 @@ class Promotion:
             silver = self.lake.silver(self.dataset.name)
             base = delta.version_before(self.lake, silver, transaction)
             judged = self.judge.judge(readable, base)
-            self._record_drift(self._drift_of_files(readable, base) | dict(judged.drift), transaction)
+            drift.record(self.spark, self.lake, self.dataset.name, judged.drift, transaction)
             delta.append(self.lake, judged.fresh(), silver, transaction)
             found = judged.counts()
             counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
@@ -132,29 +116,3 @@ class Promotion:
     def judge(self) -> Judge:
         """Decides on each row."""
         return Judge(self.spark, self.lake, self.dataset, self.thresholds, self.bounds)
-
-    def _drift_of_files(self, readable: Sequence[Probed], base: int | None) -> dict[Drift, str]:
-        arrives = self.judge.arrives(self.judge.declared(base))
-        return intake.find_drift(arrives, readable, self.lake, self.dataset)
-
-    def _record_drift(self, found: Mapping[Drift, str], transaction: Transaction) -> None:
-        """Write the differences that were not seen before."""
-        if not found:
-            return
-        known = set()
-        if delta.latest_version(self.lake, self.lake.drift) is not None:
-            seen = self.spark.read.format("delta").load(self.lake.drift).where(F.col("dataset") == self.dataset.name)
-            known = {Drift(*row) for row in seen.select("column", "kind", "before", "after").collect()}
-        now = datetime.now(UTC)
-        rows = [
-            (self.dataset.name, d.column, d.kind, d.before, d.after, file, transaction.tag, now)
-            for d, file in found.items()
-            if d not in known
-        ]
-        if rows:
-            delta.append(
-                self.lake,
-                self.spark.createDataFrame(rows, DRIFT_SCHEMA).coalesce(1),
-                self.lake.drift,
-                transaction,
-            )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import reduce
 
+from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -71,3 +72,30 @@ def files(spark: SparkSession, lake: Lake, probed: Sequence[Probed]) -> list[Dat
         if p.error
     ]
     return [refused(spark, rows)] if rows else []
+
+
+def settle(spark: SparkSession, lake: Lake, dataset: str, outcomes: DataFrame, transaction: Transaction) -> None:
+    """Bring quarantine up to what came of another try, once.
+
+    Args:
+        spark: The session.
+        lake: The lake.
+        dataset: Whose quarantine it is.
+        outcomes: What was tried, as :data:`REFUSAL`, each row and file once; without reasons if it passed.
+        transaction: The write's name.
+    """
+    tried = _rows(outcomes, transaction).alias("tried")
+    passed = F.size("tried.reasons") == 0
+    same = (F.col("held.source_file") == F.col("tried.source_file")) & F.col("held.source_row").eqNullSafe(
+        F.col("tried.source_row")
+    )
+    with delta.in_transaction(spark, transaction):
+        (
+            DeltaTable.forPath(spark, lake.quarantine(dataset))
+            .alias("held")
+            .merge(tried, same)
+            .whenMatchedDelete(passed)
+            .whenMatchedUpdate(set={"reasons": F.col("tried.reasons"), "attempts": F.col("held.attempts") + 1})
+            .whenNotMatchedInsertAll(~passed)
+            .execute()
+        )

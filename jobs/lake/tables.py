@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import IO, Any
 
 import pyarrow as pa
@@ -44,10 +44,12 @@ class SourceFile:
     Attributes:
         name: File name without its folder.
         open: Opens its bytes, decompressed; every call starts anew.
+        modified: When it was last written.
     """
 
     name: str
     open: Callable[[], IO[bytes]]
+    modified: datetime
 
 
 @dataclass(frozen=True)

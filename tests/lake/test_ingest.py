@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pyspark.sql import types as T
 
 from jobs.catalog import DATASETS
+from jobs.datasets import telemetry
 from jobs.ingest import ingest
 from jobs.lake.cli import Context
 from jobs.lake.errors import FileRefusedError, UsageError
 from jobs.lake.ledger import Entry
+from jobs.lake.tables import Dataset, Ingest, Parsed, column
 
 READINGS = " ".join(["0.0023", "-0.0003", "100.0", *(f"{n}.5" for n in range(1, 22))])
 
@@ -136,6 +144,44 @@ def test_ingest__a_folder_is_no_file(lake: Context, tmp_path: Path):
     (tmp_path / "train_FD001.txt").mkdir()
     with pytest.raises(UsageError, match="directory"):
         run(lake, tmp_path / "train_FD001.txt")
+
+
+MESSAGES = Dataset(
+    name="messages",
+    schema=T.StructType([column("device_id", T.StringType(), "The sender", nullable=False)]),
+    key=("device_id",),
+    entity="device_id",
+    rules=lambda settings: [],
+    ingest=Ingest(
+        partition_by=telemetry.PARTITION_BY,
+        companions=lambda name: (),
+        is_companion=telemetry.is_companion,
+        parse=lambda file, beside: (Parsed(batch.rows, batch.refused) for batch in telemetry.parse(file)),
+    ),
+)
+
+
+def test_ingest__messages_of_any_form_arrived_when_their_file_was_written(lake: Context, tmp_path: Path):
+    row = {"device_id": "d1", "timestamp": 1_767_225_600}
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(row).encode() + b"\n\xff\n"))
+    (tmp_path / "b.csv").write_text("device_id,timestamp\nd1,1767225600\n")
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "c.parquet")
+    written = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    for path in tmp_path.glob("?.*"):
+        os.utime(path, (written.timestamp(), written.timestamp()))
+    entries = ingest(lake, MESSAGES, [str(path) for path in sorted(tmp_path.glob("?.*"))])
+    assert [(entry.rows_written, entry.rows_quarantined) for entry in entries] == [(1, 1), (1, 0), (1, 0)]
+    folder = Path(lake.lake.bronze("messages"))
+    assert {path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")} == {
+        "year=2026/month=01/day=02/hour=03"
+    }
+    found = pads.dataset(folder).to_table().to_pylist()
+    assert {row["arrived_at"] for row in found} == {written}
+    assert sorted((row["source_file"], json.loads(row["payload"])) for row in found) == [
+        ("a.jsonl.gz", row),
+        ("b.csv", {"device_id": "d1", "timestamp": "1767225600"}),
+        ("c.parquet", row),
+    ]
 
 
 def test_ingest__killed_before_the_books_and_run_again(lake: Context, train: Path, monkeypatch: pytest.MonkeyPatch):
