@@ -71,30 +71,23 @@ def jumps(settings: FleetSettings, track: WindowSpec) -> list[Column]:
         track: The valid fixes of a robot in order of time.
     """
     here = F.struct("event_time", "latitude", "longitude")
-    before, before_that, after, after_that = (
-        *(F.lag(here, k).over(track) for k in (1, 2)),
-        *(F.lead(here, k).over(track) for k in (1, 2)),
-    )
-    alone = ~F.coalesce(
-        _agree(before, here, settings)
-        | _agree(before_that, here, settings)
-        | _agree(after, here, settings)
-        | _agree(after_that, here, settings),
-        F.lit(False),
-    )
+    before, before_that = (F.lag(here, k).over(track) for k in (1, 2))
+    after, after_that = (F.lead(here, k).over(track) for k in (1, 2))
+    # Within an array each is computed once, and not each time that a formula names it.
+    around = F.array(before, before_that, after, after_that)
+    ends = F.array(*(F.struct(a.alias("a"), b.alias("b")) for a, b in ((before, before_that), (after, after_that))))
+    alone = ~F.exists(around, lambda other: _agree(other, here, settings))
     both_sides = before.isNotNull() & after.isNotNull()
-    at_an_end = _agree(before, before_that, settings) | _agree(after, after_that, settings)
-    limit = f"{settings.speed_limit_m_s:g} m/s"
-    return [
-        F.when(alone & (both_sides | at_an_end), F.lit(f"jump position: not within {limit} of the fixes around it"))
-    ]
+    at_an_end = F.exists(ends, lambda pair: _agree(pair["a"], pair["b"], settings))
+    reason = f"jump position: not within {settings.speed_limit_m_s:g} m/s of the fixes around it"
+    return [F.when(alone & (both_sides | at_an_end), F.lit(reason))]
 
 
 def _agree(a: Column, b: Column, settings: FleetSettings) -> Column:
-    """Whether a robot can have been at both fixes; null if there is none."""
+    """Whether a robot can have been at both fixes; not if one is not there."""
     seconds = F.abs(F.unix_micros(a["event_time"]) - F.unix_micros(b["event_time"])) / 1e6
     metres = haversine_m(a["latitude"], a["longitude"], b["latitude"], b["longitude"])
-    return metres <= seconds * settings.speed_limit_m_s + settings.position_error_m
+    return F.coalesce(metres <= seconds * settings.speed_limit_m_s + settings.position_error_m, F.lit(False))
 
 
 def clean(rows: DataFrame) -> DataFrame:

@@ -21,7 +21,6 @@ STATUSES: Final = ("idle", "moving", "working", "charging", "fault")
 KEY: Final = ("robot_id", "window_start")
 
 _SPANS = 16  # of silver that one computation reads: each is a condition, and few are quick to plan
-_EXACT = "decimal(38,0)"
 
 Corner = tuple[Annotated[float, Field(ge=-90, le=90)], Annotated[float, Field(ge=-180, le=180)]]
 Corners = Annotated[tuple[Corner, ...], Field(min_length=3)]
@@ -106,8 +105,8 @@ SCHEMA = StructType(
         column(
             "minutes_left",
             DoubleType(),
-            "Until the battery is empty, from its last voltage at this slope; null if it charges or does not fall. "
-            "Of the fleet: until the first is.",
+            "Until the battery is empty, from where its voltage ends, at this slope; null if it charges or does not "
+            "fall. Of the fleet: until the first is.",
             "min",
         ),
         column("outside_seconds", DoubleType(), "Time off the site; null where the site is not known.", "s"),
@@ -140,7 +139,7 @@ def compute(silver: DataFrame, windows: DataFrame, settings: FleetStatusSettings
 
     A step leads from one fix of a robot to its next and belongs to the window of its end; for its duration, status
     and being off the site are those of its start. A step of more than ``max_gap_seconds`` does not count. Sums are of
-    whole micrometres, microseconds and microvolts, so that the result has the same bits however the rows are
+    whole numbers (micrometres, microseconds), so that the result has the same bits however the rows are
     partitioned.
 
     Reads silver from ``max_gap_seconds`` before each run of touched windows, where steps begin, to its end.
@@ -176,11 +175,8 @@ def joined_spans(starts: Sequence[int], length: int, before: int, most: int) -> 
     """
     gaps = [b - before - (a + length) for a, b in pairwise(starts)]
     widest = sorted((i for i, gap in enumerate(gaps) if gap > 0), key=lambda i: gaps[i])[::-1][: most - 1]
-    firsts = [0, *(i + 1 for i in sorted(widest))] if starts else []
-    return [
-        (starts[first] - before, starts[after - 1] + length)
-        for first, after in zip(firsts, [*firsts[1:], len(starts)], strict=True)
-    ]
+    borders = [0, *(i + 1 for i in sorted(widest)), len(starts)] if starts else []
+    return [(starts[first] - before, starts[after - 1] + length) for first, after in pairwise(borders)]
 
 
 def _window_us(microseconds: Column, settings: FleetStatusSettings) -> Column:
@@ -203,11 +199,12 @@ def is_outside(settings: FleetStatusSettings) -> Column:
 def _steps(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
     """Add to each fix the step that leads to it: microseconds, micrometres, and what began with it.
 
-    ``step_us`` and ``step_um`` are null where no step counts.
+    ``step_us`` and ``step_um`` are null where no step counts. ``is_last``: of its robot, in its window.
     """
     track = Window.partitionBy("robot_id").orderBy("event_time")
     before = F.col("before")
-    us = F.unix_micros("event_time") - F.unix_micros(before["event_time"])
+    instant = F.unix_micros("event_time")
+    us = instant - F.unix_micros(before["event_time"])
     metres = haversine_m(before["latitude"], before["longitude"], F.col("latitude"), F.col("longitude"))
     micrometres = F.when(metres >= settings.min_step_m, F.round(metres * 1e6).cast("long")).otherwise(0)
     counts = F.col("step_us").isNotNull()
@@ -217,12 +214,16 @@ def _steps(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
         return F.coalesce(F.col("status") == status, F.lit(False)) & ~already
 
     return (
-        rows.withColumn("outside", is_outside(settings))
-        .withColumn("before", F.lag(F.struct("event_time", "latitude", "longitude", "status", "outside")).over(track))
+        rows.withColumns({"outside": is_outside(settings), "window_us": _window_us(instant, settings)})
+        .withColumns(
+            {
+                "before": F.lag(F.struct("event_time", "latitude", "longitude", "status", "outside")).over(track),
+                "is_last": F.coalesce(F.lead("window_us").over(track) != F.col("window_us"), F.lit(True)),
+            }
+        )
         .withColumn("step_us", F.when(us <= settings.max_gap_us, us))
         .withColumns(
             {
-                "window_us": _window_us(F.unix_micros("event_time"), settings),
                 "step_um": F.when(counts, micrometres),
                 "outside_us": F.when(
                     F.col("outside").isNotNull(), F.when(counts & before["outside"], F.col("step_us")).otherwise(0)
@@ -236,51 +237,74 @@ def _steps(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
     )
 
 
-_SUMS = ("samples", "step_us", "step_um", "outside_us", "faults", "charges", "volts_n", "volts_uv")
-_STATUS_SUMS = tuple(f"{status}_us" for status in STATUSES)
-
-
 def _per_robot(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
     """Sum up each robot's windows; what is summed stays whole, for the fleet's sums."""
-    # Load makes the voltage sag, so voltage is followed over time within each status: a level for each, one slope.
-    # Sums of products are beyond a long's range, and exact as decimals.
-    volts_uv = F.round(F.col("battery_v").cast("double") * 1e6).cast("long")
+    parts = _per_status(rows, settings)
+    slope = F.sum("time_volts").cast("double") / F.nullif(F.sum("time_time").cast("double"), F.lit(0.0))
+    here = F.struct("last_us", "latitude", "longitude", "status", "site_id")
+    summed = parts.groupBy("robot_id", "window_us").agg(
+        *(F.sum(name).alias(name) for name in _SUMS),
+        F.max("top_speed_m_s").alias("top_speed_m_s"),
+        F.min("battery_min_v").alias("battery_min_v"),
+        F.max(here).alias("last"),
+        F.max(F.struct("drained_last", "drained_time", "drained_volts")).alias("drained"),
+        slope.alias("slope"),
+    )
+    # The line's level at the last reading, in the status that it has then: less noisy than the reading.
+    drained = F.col("drained")
+    level = drained["drained_volts"] + F.col("slope") * (drained["drained_last"] - drained["drained_time"])
+    left = F.greatest(level - settings.empty_voltage * _VOLT, F.lit(0.0)) / -F.col("slope")
+    is_charging = F.coalesce(F.col("last.status") == "charging", F.lit(False))
+    minutes = settings.window_seconds / _WINDOW / 60
+    return summed.withColumns(
+        {
+            "minutes_left": F.when(~is_charging & (F.col("slope") < 0), left * minutes),
+            "battery_slope_v_h": F.col("slope") / (_VOLT * minutes / 60),
+        }
+    )
+
+
+def _per_status(rows: DataFrame, settings: FleetStatusSettings) -> DataFrame:
+    """Sum up the parts of each robot's windows in which it has one status on one site, between two charges.
+
+    Load makes the voltage sag. So while it drains, voltage is followed over time within each status: a level for each
+    part, one slope for all. The sums of products are exact: time counts in millionths of a window and voltage in
+    tenths of a millivolt, so that the longest windows stay within a long.
+    """
     is_charging = F.coalesce(F.col("status") == "charging", F.lit(False))
-    drained_uv = F.when(~is_charging, volts_uv).cast("decimal(14,0)")
-    time_us = F.when(drained_uv.isNotNull(), F.unix_micros("event_time") - F.col("window_us")).cast("decimal(14,0)")
-    within_status = rows.groupBy(*_GROUP, "status", "discharge").agg(
+    volts = F.round(F.col("battery_v").cast("double") * _VOLT).cast("long")
+    drained = F.when(~is_charging, volts)
+    since = (F.unix_micros("event_time") - F.col("window_us")) * (_WINDOW / settings.window_us)
+    time = F.when(drained.isNotNull(), F.round(since).cast("long"))
+    return rows.groupBy("robot_id", "window_us", "site_id", "status", "discharge").agg(
         F.count(F.lit(1)).alias("samples"),
         *(F.sum(name).alias(name) for name in ("step_us", "step_um", "outside_us")),
         F.sum("fault_begins").alias("faults"),
         F.sum("charge_begins").alias("charges"),
-        F.count(volts_uv).alias("volts_n"),
-        F.sum(volts_uv).alias("volts_uv"),
-        F.max(F.col("step_um") / F.col("step_us")).alias("top_speed_m_s"),  # micrometres a microsecond
-        F.min("battery_v").alias("battery_min_v"),
+        F.count(volts).alias("volts_n"),
+        F.sum(volts).alias("volts"),
         *(
             F.sum(F.when(F.col("before.status") == status, F.col("step_us"))).alias(f"{status}_us")
             for status in STATUSES
         ),
-        F.max(F.struct("event_time", "latitude", "longitude", "status", "site_id")).alias("last"),
-        F.max(F.when(drained_uv.isNotNull(), F.struct("event_time", "battery_v"))).alias("drained"),
-        (_centred(time_us, drained_uv)).cast(_EXACT).alias("time_volts"),
-        (_centred(time_us, time_us)).cast(_EXACT).alias("time_time"),
+        F.max(F.col("step_um") / F.col("step_us")).alias("top_speed_m_s"),  # micrometres a microsecond
+        F.min("battery_v").alias("battery_min_v"),
+        F.max(F.unix_micros("event_time")).alias("last_us"),
+        *(F.max(F.when(F.col("is_last"), F.col(name))).alias(name) for name in ("latitude", "longitude")),
+        _centred(time, drained).cast("decimal(38,6)").alias("time_volts"),
+        _centred(time, time).cast("decimal(38,6)").alias("time_time"),
+        F.max(time).alias("drained_last"),
+        F.mean(time).alias("drained_time"),
+        F.mean(drained).alias("drained_volts"),
     )
-    slope = 3_600 * F.sum("time_volts").cast("double") / F.nullif(F.sum("time_time").cast("double"), F.lit(0.0))
-    summed = within_status.groupBy(*_GROUP).agg(
-        *(F.sum(name).alias(name) for name in (*_SUMS, *_STATUS_SUMS)),
-        F.max("top_speed_m_s").alias("top_speed_m_s"),
-        F.min("battery_min_v").alias("battery_min_v"),
-        F.max("last").alias("last"),
-        F.max("drained").alias("drained"),
-        slope.alias("battery_slope_v_h"),
-    )
-    falls = ~F.coalesce(F.col("last.status") == "charging", F.lit(False)) & (F.col("battery_slope_v_h") < 0)
-    above = F.greatest(F.col("drained.battery_v").cast("double") - settings.empty_voltage, F.lit(0.0))
-    return summed.withColumn("minutes_left", F.when(falls, 60 * above / -F.col("battery_slope_v_h")))
 
 
-_GROUP = ("robot_id", "window_us")
+_VOLT = 10_000  # tenths of a millivolt
+_WINDOW = 1_000_000  # millionths
+_SUMS = (
+    *("samples", "step_us", "step_um", "outside_us", "faults", "charges", "volts_n", "volts"),
+    *(f"{status}_us" for status in STATUSES),
+)
 
 
 def _centred(a: Column, b: Column) -> Column:
@@ -297,18 +321,18 @@ def _with_fleet(robots: DataFrame, settings: FleetStatusSettings) -> DataFrame:
         .groupBy("key", "window_us")
         .agg(
             F.count(F.lit(1)).alias("robots"),
-            *(F.sum(name).alias(name) for name in (*_SUMS, *_STATUS_SUMS)),
+            *(F.sum(name).alias(name) for name in _SUMS),
             F.max("top_speed_m_s").alias("top_speed_m_s"),
             F.min("battery_min_v").alias("battery_min_v"),
             F.min("minutes_left").alias("minutes_left"),
-            F.max("battery_slope_v_h").alias("slope"),
+            F.max("battery_slope_v_h").alias("battery_slope_v_h"),
             F.max("last").alias("last"),
         )
     )
     of_robot = F.col("key") != ALL
     covered = F.coalesce(F.col("step_us"), F.lit(0)) / 1e6
     metres = F.coalesce(F.col("step_um"), F.lit(0)) / 1e6
-    known = reduce(Column.__add__, (F.coalesce(F.col(name), F.lit(0)) for name in _STATUS_SUMS))
+    known = reduce(Column.__add__, (F.coalesce(F.col(f"{status}_us"), F.lit(0)) for status in STATUSES))
     columns = {
         "robot_id": F.col("key"),
         "window_start": F.timestamp_micros("window_us"),
@@ -321,10 +345,10 @@ def _with_fleet(robots: DataFrame, settings: FleetStatusSettings) -> DataFrame:
             f"{status}_share": F.coalesce(F.col(f"{status}_us"), F.lit(0)) / F.nullif(known, F.lit(0))
             for status in STATUSES
         },
-        "battery_mean_v": F.col("volts_uv") / F.nullif(F.col("volts_n"), F.lit(0)) / 1e6,
-        "battery_slope_v_h": F.when(of_robot, F.col("slope")),
+        "battery_mean_v": F.col("volts") / F.nullif(F.col("volts_n"), F.lit(0)) / _VOLT,
+        "battery_slope_v_h": F.when(of_robot, F.col("battery_slope_v_h")),
         "outside_seconds": F.col("outside_us") / 1e6,
-        "last_seen": F.col("last.event_time"),
+        "last_seen": F.timestamp_micros("last.last_us"),
         **{f"last_{name}": F.when(of_robot, F.col(f"last.{name}")) for name in ("latitude", "longitude", "status")},
     }
     return summed.select(*(columns.get(f.name, F.col(f.name)).cast(f.dataType).alias(f.name) for f in SCHEMA))

@@ -22,8 +22,8 @@ def haversine_m(latitude_1: Column, longitude_1: Column, latitude_2: Column, lon
     north = F.sin(F.radians(latitude_2 - latitude_1) / 2)
     east = F.sin(F.radians(longitude_2 - longitude_1) / 2)
     square = north * north + F.cos(F.radians(latitude_1)) * F.cos(F.radians(latitude_2)) * east * east
-    # Rounding can take the square beyond 1 between antipodes.
-    return 2 * EARTH_RADIUS_M * F.asin(F.sqrt(F.least(square, F.lit(1.0))))
+    # Rounding can take the square beyond 1 between antipodes. Not F.least, which passes over null.
+    return 2 * EARTH_RADIUS_M * F.asin(F.sqrt(F.when(square > 1, 1.0).otherwise(square)))
 
 
 def is_inside(latitude: Column, longitude: Column, corners: Sequence[tuple[float, float]]) -> Column:

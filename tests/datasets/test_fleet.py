@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.datasets.fleet import DATASET, STATUSES, FleetSettings, clean, jumps, rules
@@ -20,9 +20,14 @@ from sim.faults import FaultParameters, dirty
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 ARRIVED = START + timedelta(hours=1)
-TRACK = Window.partitionBy("robot_id").orderBy("event_time")
 COLUMNS = "robot_id string, site_id string, event_time timestamp, latitude double, longitude double, battery_v float"
 METRE = math.degrees(1 / 6_371_008.8)  # degrees of latitude
+
+
+def jump(settings: FleetSettings) -> Column:
+    """The dataset's only check of neighbours, over a plain window."""
+    (check,) = jumps(settings, Window.partitionBy("robot_id").orderBy("event_time"))
+    return check
 
 
 def good(name: str, **other: object) -> tuple[object, ...]:
@@ -110,9 +115,8 @@ def test_jumps__by_hand(spark: SparkSession):
         for name, (track, _) in TRACKS.items()
         for n, metres in enumerate(track)
     ]
-    (check,) = jumps(FleetSettings(), TRACK)
     table = spark.createDataFrame(rows, f"{COLUMNS}, status string").repartition(3)
-    found = table.withColumn("reason", check).where("reason IS NOT NULL").collect()
+    found = table.withColumn("reason", jump(FleetSettings())).where("reason IS NOT NULL").collect()
     assert {row.reason.split()[0] for row in found} == {"jump"}
     refused: dict[str, set[int]] = {name: set() for name in TRACKS}
     for row in found:
@@ -131,8 +135,7 @@ def test_jumps__time_makes_room_and_the_settings_count(spark: SparkSession):
 
 
 def count_jumps(table: DataFrame, settings: FleetSettings) -> int:
-    (check,) = jumps(settings, TRACK)
-    return table.select(check.alias("reason")).where("reason IS NOT NULL").count()
+    return table.select(jump(settings).alias("reason")).where("reason IS NOT NULL").count()
 
 
 def test_faults__exactly_the_injected_rows_are_refused(spark: SparkSession):
@@ -149,8 +152,7 @@ def test_faults__exactly_the_injected_rows_are_refused(spark: SparkSession):
     table = clean(spark.createDataFrame(pa.concat_tables(files)).withColumn("_arrived_at", F.lit(ARRIVED)))
     judged = table.withColumn("reasons", quality.all_reasons(rules(FleetSettings()))).repartition(2, "robot_id")
     valid = judged.where(F.size("reasons") == 0)
-    (check,) = jumps(FleetSettings(), TRACK)
-    jumped = valid.withColumn("reasons", F.array(check)).where("reasons[0] IS NOT NULL")
+    jumped = valid.withColumn("reasons", F.array(jump(FleetSettings()))).where("reasons[0] IS NOT NULL")
     refused = judged.where(F.size("reasons") > 0).unionByName(jumped).collect()
     expected = [record for record in records if record["expected"] != "accepted"]
     assert Counter(f"refused:{reason.split()[0]}" for row in refused for reason in row.reasons) == Counter(
