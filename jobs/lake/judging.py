@@ -163,8 +163,8 @@ class Judge:
     def _rank(self, valid: DataFrame, target: T.StructType, held: Sequence[DataFrame], count: int) -> DataFrame:
         """Add the verdict: fresh, duplicate (equal to the first of its key), conflict (unequal), implausible or held.
 
-        One shuffle by entity serves the comparisons and leaves the rows in the order silver wants them in: the rows
-        of an entity together, and in the order of the key.
+        One shuffle serves the comparisons. By entity, if it is part of the key, it leaves the rows in the order that
+        silver wants them in: the rows of an entity together, and in the order of the key.
         """
         rows = valid.select(*target.names, *intake.PROVENANCE, "_entity", "_event_time")
         for more in held:
@@ -183,7 +183,8 @@ class Judge:
             -(-count // self.bounds.rows_per_file),
             min(self.spark.sparkContext.defaultParallelism, -(-count // 250_000)),
         )
-        ranked = rows.repartition(partitions, self.dataset.entity).withColumn(_VERDICT, verdict)
+        together = [self.dataset.entity] if self.dataset.entity in self.dataset.key else self.dataset.key
+        ranked = rows.repartition(partitions, *together).withColumn(_VERDICT, verdict)
         why = F.when(F.col(_VERDICT) == "conflict", F.array(F.lit(_CONFLICT))).otherwise(
             F.array().cast("array<string>")
         )

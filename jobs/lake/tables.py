@@ -125,7 +125,7 @@ class Dataset:
         name: Folder name under ``bronze``, ``silver`` and ``quarantine``.
         schema: Columns of silver; one that is not nullable must have a value in every row.
         key: Columns that identify a row.
-        entity: The column whose rows stay together in a file, one of ``key``.
+        entity: The column that says whose row it is; its rows stay together in a file if it is one of ``key``.
         settings: Thresholds, set under ``datasets.<name>`` in the configuration.
         rules: settings -> checks (:mod:`jobs.lake.quality`) of values that are there; that they are, ``schema`` says.
         clean: Conformed rows -> rows as silver wants them; for trimming, normalising, deriving. Not for columns of
