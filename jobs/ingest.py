@@ -57,19 +57,21 @@ def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Ent
     assert dataset.ingest is not None
     entries = []
     for file in files:
-        found = _file(context.lake, file)
+        found = source_file(context.lake, file)
         if dataset.ingest.is_companion(found.name):
             continue
-        candidates = [str(PurePath(file).with_name(n)) for n in dataset.ingest.companions(found.name)]
-        if "://" in file:
-            candidates = [f"{file.rpartition('/')[0]}/{PurePath(c).name}" for c in candidates]
-        companions = [_file(context.lake, c) for c in candidates if _is_there(context.lake, c)]
-        if candidates and not companions:
-            context.console.say(
-                f"ingest   {found.name}: no {' or '.join(PurePath(c).name for c in candidates)} beside it"
-            )
+        names, companions = dataset.ingest.companions(found.name), beside(context.lake, dataset.ingest, file)
+        if names and not companions:
+            context.console.say(f"ingest   {found.name}: no {' or '.join(names)} beside it")
         entries.append(_ingest_one(context, dataset, dataset.ingest, found, companions))
     return entries
+
+
+def beside(lake: Lake, how: Ingest, file: str) -> list[SourceFile]:
+    """The files next to a source file that complete it, as far as they are there."""
+    folder, _, name = file.rpartition("/")
+    places = [f"{folder}/{other}" if folder else other for other in how.companions(name)]
+    return [source_file(lake, place) for place in places if _is_there(lake, place)]
 
 
 def _ingest_one(
@@ -132,14 +134,20 @@ def _blocks(file: SourceFile) -> Iterator[bytes]:
         ) from error
 
 
-def _file(lake: Lake, text: str) -> SourceFile:
+def source_file(lake: Lake, text: str) -> SourceFile:
+    """A file named on the command line, or by a walk.
+
+    Raises:
+        UsageError: It is not there.
+    """
     filesystem, info = _located(lake, text)
+    place: str = info.path  # the info itself would not travel to Spark's workers
 
     def opened() -> IO[bytes]:
-        raw = filesystem.open_input_file(info.path)
-        return cast(IO[bytes], gzip.GzipFile(fileobj=raw) if info.path.endswith(".gz") else io.BufferedReader(raw))
+        raw = filesystem.open_input_file(place)
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw) if place.endswith(".gz") else io.BufferedReader(raw))
 
-    return SourceFile(PurePath(info.path).name, opened, info.mtime)
+    return SourceFile(PurePath(place).name, opened, info.mtime)
 
 
 def _is_there(lake: Lake, text: str) -> bool:

@@ -117,10 +117,7 @@ class Judge:
         arrives = intake.evolved_schema(self.arrives(declared), readable, self.dataset.aliases)
         known = {*declared.names, *self.arrives(declared).names}
         target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
-        rows = only(intake.read(self.spark, self.lake, self.dataset, readable, arrives))
-        if self.dataset.decode:
-            rows = _decoded(self.dataset.decode, rows, target)
-        checked = self._checked(rows)
+        checked = self.check(only(intake.read(self.spark, self.lake, self.dataset, readable, arrives)), target)
         keys = self._key_ranges(checked, readable) if base is not None else {}
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
         drift |= _traits(checked) if self.dataset.decode else {}
@@ -130,6 +127,18 @@ class Judge:
             return self._rank(valid, target, held, sum(p.rows for p in readable))
 
         return Judged(checked, rank, target.names, drift)
+
+    def check(self, rows: DataFrame, target: T.StructType) -> DataFrame:
+        """Decode rows of bronze, clean them and check them by the rules, each by itself.
+
+        Args:
+            rows: Conformed rows of bronze, with :data:`jobs.lake.intake.PROVENANCE`.
+            target: Columns of silver.
+
+        Returns:
+            The rows with silver's columns, ``_refused`` and ``_why``, ``_entity`` and ``_event_time``.
+        """
+        return self._checked(_decoded(self.dataset.decode, rows, target) if self.dataset.decode else rows)
 
     def declared(self, base: int | None) -> T.StructType:
         """What silver has: the declared columns, and those that earlier files brought."""
@@ -170,7 +179,7 @@ class Judge:
         for more in held:
             rows = rows.unionByName(more, allowMissingColumns=True)
         compared = [f for f in target if f.name not in {*self.dataset.key, *self.dataset.incidental}]
-        values_of_row = F.struct(*(_comparable(f) for f in compared)) if compared else F.lit(0)
+        values_of_row = F.struct(*(comparable(f) for f in compared)) if compared else F.lit(0)
         order = Window.partitionBy(*self.dataset.key).orderBy("_arrival")
         first = F.first(values_of_row).over(order.rowsBetween(Window.unboundedPreceding, Window.currentRow))
         verdict = (
@@ -255,7 +264,7 @@ def _traits(checked: DataFrame) -> dict[Drift, str]:
     return {Drift(*row["trait"]): row["file"] for row in found}
 
 
-def _comparable(field: T.StructField) -> Column:
+def comparable(field: T.StructField) -> Column:
     """The column, or its JSON where Spark cannot compare its type."""
     plain = isinstance(field.dataType, T.AtomicType)
     return F.col(field.name) if plain else F.to_json(F.struct(field.name)).alias(field.name)

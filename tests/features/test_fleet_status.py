@@ -307,7 +307,7 @@ def test_compute__agrees_with_the_simulated_truth(spark: SparkSession):
 
 
 def test_compute__minutes_left_are_those_until_the_voltage_is_reached(spark: SparkSession):
-    """What is told is compared with when the simulated voltage comes down to the level, whatever the robot does then."""
+    """What is told is compared with when the voltage comes down to the level, whatever the robot does then."""
     params = simulator.FleetParameters(seed=9, entities=4, duration="4h", fault_chance=0, outside_chance=0)
     table = pa.concat_tables([simulator.table(params, unit) for unit in simulator.units(params)]).unify_dictionaries()
     rows = silver(spark, table)
