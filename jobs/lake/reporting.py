@@ -53,6 +53,11 @@ class Series:
     step: int
     counts: tuple[int, ...]
 
+    @property
+    def end(self) -> int:
+        """Where the last bin ends."""
+        return self.start + self.step * len(self.counts)
+
 
 @dataclass(frozen=True)
 class Books:
@@ -247,7 +252,7 @@ def facts(lake: Lake, dataset: Dataset, gold: Sequence[GoldTable] = ()) -> Facts
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as db:
         silver = _silver(db, lake, dataset)
         ledger = _ledger(db, lake, dataset.name)
-        refused_rows, refused_files, reasons = _quarantine(db, lake, dataset)
+        refused_rows, refused_files, reasons = _quarantine(db, lake, dataset, silver.get("activity"))
         promoted, replayed = ledger.get("silver", {}), ledger.get("replay", {})
         mended = 0
         if promoted.get("files_quarantined", 0) > refused_files:
@@ -406,8 +411,10 @@ def _ledger(db: duckdb.DuckDBPyConnection, lake: Lake, name: str) -> Mapping[str
     return {stage: {"last": last, **dict(zip(summed, sums, strict=True))} for stage, last, *sums in found}
 
 
-def _quarantine(db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset) -> tuple[int, int, tuple[Reason, ...]]:
-    """Rows and files in quarantine, and why."""
+def _quarantine(
+    db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset, activity: Series | None
+) -> tuple[int, int, tuple[Reason, ...]]:
+    """Rows and files in quarantine, and why; in the bins of silver's activity if they fall into its time."""
     rows = _rows(lake, lake.quarantine(dataset.name))
     if rows is None:
         return 0, 0, ()
@@ -429,6 +436,8 @@ def _quarantine(db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset) -> 
     if low is None:
         return n_rows, n_files, ()
     start, step, size = _bins(True, low, high, _BINS)
+    if activity and activity.is_time and activity.start <= low and high < activity.end:
+        start, step, size = activity.start, activity.step, len(activity.counts)
     by_code: dict[str, list[tuple[int, int]]] = {}
     for code, number, count in db.execute(
         f"""SELECT code, (place - {start}) // {step} AS bin, count(*)
