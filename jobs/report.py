@@ -1,4 +1,4 @@
-"""Writes a quality report of every dataset as one HTML file: rows, refusals, drift, freshness, score; needs no Spark."""
+"""Writes the quality of every dataset as one HTML page: rows, refusals, drift, freshness, score; needs no Spark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``report``."""
     parser.add_argument("--dataset", default="all", metavar="NAME", help=f"{', '.join(DATASETS)} or all")
     parser.add_argument(
-        "--output", default="", metavar="FILE", help="where to write it; report.html in the lake, or here if it is on S3"
+        "--output",
+        default="",
+        metavar="FILE",
+        help="where to write it; report.html in the lake, or here if it is on S3",
     )
 
 

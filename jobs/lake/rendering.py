@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from jobs.lake.reporting import FORMULA, SHARES, Facts, Series
 
+UNKNOWN = "-"
 _COLOURS = 7
 _JOINER = "\u200d"  # in the middle of emoji
 
@@ -60,7 +61,7 @@ def page(reports: Sequence[Facts], made: Made) -> str:
 
 def number(value: float | None) -> str:
     """A count with separators."""
-    return "–" if value is None else f"{value:,.0f}"
+    return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def compact(value: float) -> str:
@@ -75,7 +76,7 @@ def compact(value: float) -> str:
 def percent(value: float | None) -> str:
     """A share in percent; 100 % and 0 % mean all and none."""
     if value is None:
-        return "–"
+        return UNKNOWN
     if 0 < value < 0.0001:
         return "< 0.01 %"
     return f"{_floor(100 * value, 2):g} %"
@@ -83,7 +84,7 @@ def percent(value: float | None) -> str:
 
 def score(value: float | None) -> str:
     """A score with a decimal; 100 means 100."""
-    return "–" if value is None else f"{_floor(value, 1):g}"
+    return UNKNOWN if value is None else f"{_floor(value, 1):g}"
 
 
 def _floor(value: float, decimals: int) -> float:
@@ -93,13 +94,13 @@ def _floor(value: float, decimals: int) -> float:
 
 def when(value: datetime | None) -> str:
     """An instant to the second, in UTC."""
-    return "–" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    return UNKNOWN if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def duration(value: timedelta | float | None) -> str:
     """A length of time, for people: two digits or so of the largest unit that fits."""
     if value is None:
-        return "–"
+        return UNKNOWN
     seconds = abs(value.total_seconds() if isinstance(value, timedelta) else value)
     for length, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * length:

@@ -16,11 +16,11 @@ from jobs.lake import checkpoint, delta
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset, GoldTable
 
-FORMULA = "score = 100 × validity × uniqueness × readability"
+FORMULA = "score = 100 x validity x uniqueness x readability"
 SHARES = {
-    "validity": "1 − rows in quarantine ÷ rows read",
-    "uniqueness": "1 − duplicates ÷ rows read",
-    "readability": "1 − files refused ÷ files read",
+    "validity": "1 - rows in quarantine / rows read",
+    "uniqueness": "1 - duplicates / rows read",
+    "readability": "1 - files refused / files read",
 }
 """The parts of the score, each a share from 0 to 1; one of which nothing was read counts as 1."""
 
@@ -331,8 +331,8 @@ def _silver(db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset) -> dict
     group = ", ".join(_quoted(name) for name in names)
     name = f"concat_ws(' / ', {', '.join(f'{_quoted(n)}::VARCHAR' for n in names)})"
     db.execute(
-        f"""CREATE TEMP TABLE entities AS SELECT {name} AS name, count(*) AS n, min({place}) AS low, max({place}) AS high
-        FROM silver GROUP BY {group}"""
+        f"""CREATE TEMP TABLE entities AS
+        SELECT {name} AS name, count(*) AS n, min({place}) AS low, max({place}) AS high FROM silver GROUP BY {group}"""
     )
     [(total, entities, low, high, median, least, most)] = db.execute(
         "SELECT coalesce(sum(n), 0)::BIGINT, count(*), min(low), max(high), median(n), min(n), max(n) FROM entities"
@@ -489,7 +489,9 @@ def _marks(db: duckdb.DuckDBPyConnection, lake: Lake, table: GoldTable) -> Marks
     found = db.execute(
         f"SELECT {keys}, score, marks FROM graded WHERE len(marks) > 0 ORDER BY score, {keys} LIMIT {2 * SHOWN}"
     ).fetchall()
-    return Marks(table.name, total, graded, tuple(dict(zip((*table.key, "score", "marks"), r, strict=True)) for r in found))
+    return Marks(
+        table.name, total, graded, tuple(dict(zip((*table.key, "score", "marks"), r, strict=True)) for r in found)
+    )
 
 
 def _instant(micros: int | None) -> datetime | None:
