@@ -89,7 +89,8 @@ def score(value: float | None) -> str:
 
 def _floor(value: float, decimals: int) -> float:
     # 28.999999999999996 is 29 that went through binary, and 99.99 is not 100.
-    return math.floor(value * 10**decimals + 1e-9) / 10**decimals
+    scale = 10.0**decimals
+    return math.floor(value * scale + 1e-9) / scale
 
 
 def when(value: datetime | None) -> str:
