@@ -315,6 +315,12 @@ def _rows(lake: Lake, path: str) -> pads.Dataset | None:
     return None if table is None else table.to_pyarrow_dataset()
 
 
+def _scan(db: duckdb.DuckDBPyConnection, name: str, rows: pads.Dataset, columns: Sequence[str]) -> None:
+    """Let the next query, and no other, read columns of a table; little is read ahead of it."""
+    scanner = rows.scanner(columns=list(columns), batch_readahead=2, fragment_readahead=1)
+    db.register(name, scanner.to_reader())
+
+
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -323,13 +329,13 @@ def _silver(db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset) -> dict
     rows = _rows(lake, lake.silver(dataset.name))
     if rows is None:
         return {}
-    db.register("silver", rows)
     names, order = entity_columns(dataset), order_column(dataset)
     place = "NULL::BIGINT"
     if order:
         place = f"epoch_us({_quoted(order[0])})" if order[1] else f"{_quoted(order[0])}::BIGINT"
     group = ", ".join(_quoted(name) for name in names)
     name = f"concat_ws(' / ', {', '.join(f'{_quoted(n)}::VARCHAR' for n in names)})"
+    _scan(db, "silver", rows, [*{*names, *([order[0]] if order else [])}])
     db.execute(
         f"""CREATE TEMP TABLE entities AS
         SELECT {name} AS name, count(*) AS n, min({place}) AS low, max({place}) AS high FROM silver GROUP BY {group}"""
@@ -344,10 +350,12 @@ def _silver(db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset) -> dict
     if entities:
         found["sizes"] = _series(db, "rows", False, "entities", "n", least, most, 20)
     if order and low is not None:
+        _scan(db, "silver", rows, [order[0]])
         found["activity"] = _series(db, order[0], order[1], "silver", place, low, high)
         if order[1]:
             found |= {"first_event": _instant(low), "newest_event": _instant(high)}
             if "arrived_at" in rows.schema.names:
+                _scan(db, "silver", rows, [order[0], "arrived_at"])
                 found["delays"] = _delays(db, order[0])
     return found
 
@@ -400,8 +408,8 @@ def _ledger(db: duckdb.DuckDBPyConnection, lake: Lake, name: str) -> Mapping[str
     rows = _rows(lake, lake.ledger)
     if rows is None:
         return {}
-    db.register("ledger", rows)
     summed = ("files", "files_quarantined", "rows_read", "rows_written", "rows_duplicate", "rows_quarantined")
+    _scan(db, "ledger", rows, ["stage", "dataset", "outcome", "started_at", *summed])
     found = db.execute(
         f"""SELECT stage, max(epoch_us(started_at)) FILTER (outcome = 'done') AS last,
         {", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in summed)}
@@ -418,37 +426,38 @@ def _quarantine(
     rows = _rows(lake, lake.quarantine(dataset.name))
     if rows is None:
         return 0, 0, ()
-    db.register("quarantine", rows)
+    # `row` can be megabytes, and `source_row` is null for the same rows: those that stand for files.
+    columns = ("reasons", "source_file", "source_row", "arrived_at", "event_time")
     order = order_column(dataset)
-    # A time that is itself refused is no place on a time axis. `row` can be megabytes, and only `source_row` is null
-    # for the same rows: those that stand for files.
-    db.execute(
-        """CREATE TEMP VIEW refused AS SELECT reasons, source_file, source_row,
+    refused = """(SELECT source_file, source_row, reasons,
         list_distinct(list_transform(reasons, lambda text: split_part(text, ' ', 1))) AS codes,
-        epoch_us(CASE WHEN list_contains(list_transform(reasons, lambda text: split_part(text, ' ', 2)), $bad)
-          THEN arrived_at ELSE coalesce(event_time, arrived_at) END) AS place FROM quarantine""".replace(
-            "$bad", "'" + f"{order[0] if order else 'event_time'}:".replace("'", "''") + "'"
-        )
-    )
+        epoch_us(CASE WHEN list_contains(list_transform(reasons, lambda text: split_part(text, ' ', 2)), ?)
+          THEN arrived_at ELSE coalesce(event_time, arrived_at) END) AS place
+        FROM quarantine)"""
+    # A time that is itself refused is no place on a time axis.
+    bad_time = [f"{order[0] if order else 'event_time'}:"]
+    _scan(db, "quarantine", rows, columns)
     [(n_rows, n_files, low, high)] = db.execute(
-        "SELECT count(source_row), count(*) - count(source_row), min(place), max(place) FROM refused"
+        f"SELECT count(source_row), count(*) - count(source_row), min(place), max(place) FROM {refused}", bad_time
     ).fetchall()
-    if low is None:
-        return n_rows, n_files, ()
-    start, step, size = _bins(True, low, high, _BINS)
-    if activity and activity.is_time and activity.start <= low and high < activity.end:
+    start, step, size = _bins(True, low or 0, high or 0, _BINS)
+    if activity and activity.is_time and low is not None and activity.start <= low and high < activity.end:
         start, step, size = activity.start, activity.step, len(activity.counts)
+    _scan(db, "quarantine", rows, columns)
     by_code: dict[str, list[tuple[int, int]]] = {}
     for code, number, count in db.execute(
         f"""SELECT code, (place - {start}) // {step} AS bin, count(*)
-        FROM (SELECT unnest(codes) AS code, place FROM refused WHERE place IS NOT NULL) GROUP BY code, bin"""
+        FROM (SELECT unnest(codes) AS code, place FROM {refused} WHERE place IS NOT NULL) GROUP BY code, bin""",
+        bad_time,
     ).fetchall():
         by_code.setdefault(code, []).append((number, count))
+    _scan(db, "quarantine", rows, columns)
     found = db.execute(
-        """SELECT code, count(source_row) AS n, count(*) - count(source_row),
+        f"""SELECT code, count(source_row), count(*) - count(source_row),
         min(struct_pack(file := source_file, row := source_row,
-          text := list_filter(reasons, lambda text: split_part(text, ' ', 1) = code)[1])) AS first
-        FROM (SELECT unnest(codes) AS code, * FROM refused) GROUP BY code ORDER BY count(*) DESC, code"""
+          text := list_filter(reasons, lambda text: split_part(text, ' ', 1) = code)[1]))
+        FROM (SELECT unnest(codes) AS code, * FROM {refused}) GROUP BY code ORDER BY count(*) DESC, code""",
+        bad_time,
     ).fetchall()
     reasons = tuple(
         Reason(
@@ -469,8 +478,8 @@ def _drift(db: duckdb.DuckDBPyConnection, lake: Lake, name: str) -> tuple[dict[s
     rows = _rows(lake, lake.drift)
     if rows is None:
         return ()
-    db.register("drift", rows)
     columns = ("column", "kind", "before", "after", "source_file", "seen_at")
+    _scan(db, "drift", rows, ["dataset", *columns])
     found = db.execute(
         """SELECT "column", kind, before, after, source_file, epoch_us(seen_at) AS seen FROM drift
         WHERE dataset = ? ORDER BY seen DESC, "column", after""",
@@ -483,15 +492,15 @@ def _marks(db: duckdb.DuckDBPyConnection, lake: Lake, table: GoldTable) -> Marks
     rows = _rows(lake, lake.gold(table.name)) if {"score", "marks"} <= set(table.schema.names) else None
     if rows is None:
         return None
-    db.register("graded", rows)
+    columns = (*table.key, "score", "marks")
+    _scan(db, "graded", rows, ["marks"])
     [(total, graded)] = db.execute("SELECT count(*) FILTER (len(marks) > 0), count(*) FROM graded").fetchall()
+    _scan(db, "graded", rows, columns)
     keys = ", ".join(f"{_quoted(name)}::VARCHAR" for name in table.key)
     found = db.execute(
         f"SELECT {keys}, score, marks FROM graded WHERE len(marks) > 0 ORDER BY score, {keys} LIMIT {2 * SHOWN}"
     ).fetchall()
-    return Marks(
-        table.name, total, graded, tuple(dict(zip((*table.key, "score", "marks"), r, strict=True)) for r in found)
-    )
+    return Marks(table.name, total, graded, tuple(dict(zip(columns, row, strict=True)) for row in found))
 
 
 def _instant(micros: int | None) -> datetime | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +19,7 @@ import pytest
 from deltalake import write_deltalake
 from pyspark.sql import types as T
 
-from jobs import report
+from jobs import package, report
 from jobs.lake import cli, rendering, reporting
 from jobs.lake.cli import Context
 from jobs.lake.errors import UsageError
@@ -455,6 +457,20 @@ def test_duration(value: float | timedelta, text: str) -> None:
 )
 def test_step(step: int, text: str) -> None:
     assert rendering.step(Series("at", True, 0, step, (1,))) == text
+
+
+def test_page__its_template_is_found_in_the_zip(tmp_path: Path) -> None:
+    archive = package.build(tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from datetime import UTC, datetime;"
+        "from jobs.lake import rendering; assert sys.argv[1] in rendering.__file__;"
+        "print(rendering.page([], rendering.Made('/lake', 'r', 'v', datetime.now(UTC))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(archive)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert "Nothing here yet" in Page(done.stdout).text
 
 
 # --- the job ---
