@@ -141,7 +141,7 @@ esac
 { [[ $JOB =~ ^[a-z]+$ ]] && grep -qs __main__ "$HOME_DIR/jobs/$JOB.py"; } ||
   fail 2 "there is no job '$JOB'" "no module of jobs/ has this name and a command line" "./spark-submit.sh help"
 install_python "$PINS/requirements.lock"
-case $JOB in doctor | status | package) # these need no Spark, and answer at once without it
+case $JOB in doctor | status | report | package) # these need no Spark, and answer at once without it
   [ "$JOB" = doctor ] || exec "$PYTHON" "$HOME_DIR/jobs/$JOB.py" "$@" ;;
 esac
 [ "$JOB" = doctor ] || check_java

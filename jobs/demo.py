@@ -66,6 +66,7 @@ def _show(context: Context, table: GoldTable) -> None:
 def _next(uri: str) -> str:
     return f"""What to try next
   ./spark-submit.sh status --lake {uri}
+  ./spark-submit.sh report --lake {uri}          how good the data are, as a page to look at
   ./spark-submit.sh demo --lake {uri}            again: nothing is new, nothing changes
   ./spark-submit.sh simulate --dataset turbofan --entities 20 --seed 7 --lake {uri}
   ./spark-submit.sh pipeline --lake {uri} --plan
