@@ -84,10 +84,10 @@ class NotebookLake:
     def spark(self) -> SparkSession:
         """The Spark session, started on first use; what Spark has to say goes to a file in the cache."""
         cache = Path(os.environ.get("LAKEHOUSE_CACHE") or _default_cache())
-        os.environ.setdefault("LAKEHOUSE_JARS", str(_jars(cache)))
+        if "LAKEHOUSE_JARS" not in os.environ:
+            os.environ["LAKEHOUSE_JARS"] = str(_jars(cache))
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        log = cache / "logs" / f"notebook-{self.context.run_id}.log"
-        with _stderr_to(log):
+        with _stderr_to(cache / "logs" / f"notebook-{self.context.run_id}.log"):
             return self.context.spark
 
     def _is_delta(self, path: str) -> bool:
@@ -123,7 +123,7 @@ def _jars(cache: Path) -> Path:
     pins = "next/jars.txt" if os.environ.get("LAKEHOUSE_STACK") == "next" else "jars.txt"
     digest = hashlib.sha256(resources.files("conf").joinpath(pins).read_bytes()).hexdigest()
     folder = cache / "jars" / digest[:16]
-    if "LAKEHOUSE_JARS" not in os.environ and not folder.is_dir():
+    if not folder.is_dir():
         raise MachineError(
             f"Spark's JARs are not in {folder}",
             why="spark-submit.sh fetches them with the first job that needs Spark",
