@@ -47,9 +47,8 @@ class Console:
 
     def __post_init__(self) -> None:
         width = None if sys.stdout.isatty() else _WIDTH
-        # In a notebook, rich would ask for ipywidgets; plain text serves there as well.
-        self._err = RichConsole(file=sys.stderr, highlight=False, force_jupyter=False)
-        self._out = RichConsole(file=sys.stdout, highlight=False, force_jupyter=False, width=width)
+        self._err = RichConsole(file=sys.stderr, highlight=False)
+        self._out = RichConsole(file=sys.stdout, highlight=False, width=width)
 
     def say(self, text: str) -> None:
         """A line of progress, on stderr."""

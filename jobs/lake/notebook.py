@@ -22,7 +22,7 @@ import duckdb
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from jobs.lake import cli, delta
+from jobs.lake import cli, delta, session
 from jobs.lake.cli import Context
 from jobs.lake.errors import MachineError, UsageError
 
@@ -88,7 +88,7 @@ class NotebookLake:
             os.environ["LAKEHOUSE_JARS"] = str(_jars(cache))
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         with _stderr_to(cache / "logs" / f"notebook-{self.context.run_id}.log"):
-            return self.context.spark
+            return session.open_session(self.context.settings, self.context.lake)
 
     def _is_delta(self, path: str) -> bool:
         """Whether it is a Delta table; if not, it is a folder of Parquet files."""
