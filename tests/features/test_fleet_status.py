@@ -68,7 +68,7 @@ def haversine(a: Row, b: Row) -> float:
 
 # By plain Python
 
-SQUARE = ((10.0, 20.0), (10.0, 20.01), (10.01, 20.01), (10.01, 20.0))  # about 1.1 km
+SQUARE = ((10.0, 20.0), (10.0, 20.01), (10.01, 20.01), (10.01, 20.0))  # about 1.1 km, with robots by its east side
 SETTINGS = FleetStatusSettings(window_seconds=120, max_gap_seconds=30, min_step_m=2, sites={"square": SQUARE})
 
 
@@ -167,7 +167,7 @@ def wanderers(count: int = 3, fixes: int = 120) -> list[Row]:
     waits, odds = [0.25, 3.0, 7.5, 29.999, 30.0, 30.001, 400.0], [0.2, 0.3, 0.3, 0.05, 0.05, 0.05, 0.05]
     rows = []
     for robot in range(count):
-        time, latitude, longitude, volts, status = 0.0, 10.005, 20.009, 50.0 + robot, "idle"
+        time, latitude, longitude, volts, status = 0.0, 10.005, 20.0098, 50.0 + robot, "idle"
         for n in range(fixes):
             time += float(rng.choice(waits, p=odds))
             if rng.random() < 0.6:
@@ -214,7 +214,7 @@ def test_compute__equals_plain_python(spark: SparkSession):
                 # The slope counts time in millionths of a window, of which the shortest step here has 2,000.
                 tolerance = 1e-3 if name in ("battery_slope_v_h", "minutes_left") else 2e-6
                 assert found == pytest.approx(value, rel=tolerance, abs=2e-6), place
-    assert min(filled.values()) > 10, filled
+    assert min(filled.values()) >= 10, filled
 
 
 def test_compute__step_by_step_equals_a_rebuild(spark: SparkSession):
@@ -307,7 +307,7 @@ def test_compute__agrees_with_the_simulated_truth(spark: SparkSession):
 
 
 def test_compute__minutes_left_are_those_until_the_voltage_is_reached(spark: SparkSession):
-    """What is told is compared with when the voltage comes down to the level, whatever the robot does then."""
+    """Compared with when the simulated voltage comes down to the level, whatever the robot does until then."""
     params = simulator.FleetParameters(seed=9, entities=4, duration="4h", fault_chance=0, outside_chance=0)
     table = pa.concat_tables([simulator.table(params, unit) for unit in simulator.units(params)]).unify_dictionaries()
     rows = silver(spark, table)
