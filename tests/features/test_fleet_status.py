@@ -217,12 +217,22 @@ def test_compute__equals_plain_python(spark: SparkSession):
     assert min(filled.values()) >= 10, filled
 
 
+def window(row: Row) -> int:
+    return (row["event_time"] - EPOCH) // timedelta(seconds=SETTINGS.window_seconds)
+
+
 def test_compute__step_by_step_equals_a_rebuild(spark: SparkSession):
-    """Late rows in a first and a middle place, a row that closes a gap, and robots that come later."""
+    """Late rows in many places; the last one ends its window, so that the step after it is in another."""
     rows = sorted(wanderers(), key=lambda row: (row["event_time"], row["robot_id"]))
-    late = [row for n, row in enumerate(rows) if n % 17 == 0 or n in (1, 2)]
-    kept = [row for row in rows if row not in late]
-    steps = [kept[:100], kept[100:], late[:5], late[5:]]
+    track = [row for row in rows if row["robot_id"] == "robot-0"]
+    edge = next(
+        row
+        for row, after in pairwise(track)
+        if window(row) < window(after) and after["event_time"] - row["event_time"] < timedelta(seconds=10)
+    )
+    late = [row for n, row in enumerate(rows) if (n % 17 == 0 or n in (1, 2)) and row is not edge]
+    kept = [row for row in rows if row not in late and row is not edge]
+    steps = [kept[:100], kept[100:], late, [edge]]
     told: pd.DataFrame | None = None
     for n, new in enumerate(steps):
         held = silver(spark, [row for step in steps[: n + 1] for row in step])
