@@ -199,7 +199,7 @@ def test_plan__of_a_lake_says_what_waits_and_changes_nothing(lake: Context, tmp_
         assert exits(job.run, *shared, *argv, arguments=job.arguments) == 0
     assert tree(tmp_path) == before
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {row["dataset"]: row["files"] for row in lines[0]["would promote"]} == {"accelerometer": 0, "turbofan": 0}
+    assert {row["dataset"]: row["files"] for row in lines[0]["would promote"]} == dict.fromkeys(cli.DATASETS, 0)
     assert {row["table"]: row["rows"] for row in lines[1]["would compute"]}["gold/sensor_spectra"] == 6000
     assert exits(status.run, "--json", "--lake", lake.lake.uri, arguments=status.arguments) == 0
     tables = {row["table"]: row for row in json.loads(capsys.readouterr().out)["tables"]}
