@@ -112,8 +112,8 @@ def test_compare__a_lake_that_lacks_a_row_or_has_another_value_is_told(lake: Con
     assert not found.is_complete
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the suite catches it."""
+class Killed(Exception):
+    """Stands for SIGKILL: nothing in the suite survives it."""
 
 
 def after(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
