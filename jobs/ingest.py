@@ -23,7 +23,8 @@ from jobs.lake.delta import Transaction
 from jobs.lake.errors import FileRefusedError, UsageError
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
-from jobs.lake.tables import Dataset, Ingest, SourceFile
+from jobs.lake.sources import Refused, SourceFile
+from jobs.lake.tables import Dataset, Ingest
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +85,7 @@ def _ingest_one(
         return context.nothing_new("ingest", file.name)
     writer, stem = context.lake.writer(), file.name.split(".")[0]
     written = 0
-    refused: list[tuple[int, str, str]] = []
+    refused: list[Refused] = []
     for number, piece in enumerate(how.parse(file, companions)):
         written += piece.rows.num_rows
         refused.extend(piece.refused)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Final, Literal, Protocol, cast
+from typing import Final, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 
 from jobs.lake.errors import FileRefusedError
+from jobs.lake.sources import LineReader, Parsed, Refused
 
 Split = Literal["train", "test", "rul"]
 
@@ -56,35 +57,11 @@ class Name:
     subset: str
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A line that is not a row: its number from 1, its text (shortened) and the reason."""
-
-    line_number: int
-    text: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A block of rows as :data:`SCHEMA`, and the lines refused on the way."""
-
-    rows: pa.Table
-    refused: list[Refused] = field(default_factory=list)
-
-
 class _UnparsableError(ValueError):
     """A line that is not a row; the message says why."""
 
 
 _Row = tuple[int, int, list[float]]
-
-
-class LineReader(Protocol):
-    """An open file of bytes, as far as :func:`read_lines` needs it."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Read one line of at most ``size`` bytes."""
 
 
 def parse_name(name: str) -> Name:
@@ -162,7 +139,7 @@ def parse(
     *,
     limit: int = LINE_LIMIT,
     block_rows: int = BLOCK_ROWS,
-) -> Iterator[Batch]:
+) -> Iterator[Parsed]:
     """Turn the lines of a ``train_`` or ``test_`` file into rows, block by block.
 
     The remaining useful life of a row is the last cycle of its unit less its cycle, plus ``rul[unit - 1]``
@@ -198,10 +175,10 @@ def parse(
         else:
             rows.append(one)
         if len(rows) + len(refused) == block_rows:
-            yield Batch(_table(rows, told, ends), refused)
+            yield Parsed(_table(rows, told, ends), refused)
             rows, refused = [], []
     if rows or refused:
-        yield Batch(_table(rows, told, ends), refused)
+        yield Parsed(_table(rows, told, ends), refused)
 
 
 def _check_head(name: str, head: Sequence[_Row | Refused]) -> None:

@@ -13,7 +13,8 @@ from pyspark.sql import types as T
 
 from jobs.datasets import telemetry
 from jobs.lake import quality
-from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode, Ingest, Parsed, SourceFile, column
+from jobs.lake.sources import Parsed, SourceFile
+from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode, Ingest, column
 
 Range = tuple[float, float]
 
@@ -218,8 +219,7 @@ def _traits() -> Column:
 
 def parse(file: SourceFile, _beside: Sequence[SourceFile]) -> Iterator[Parsed]:
     """Messages of a file, as they arrived."""
-    for batch in telemetry.parse(file):
-        yield Parsed(batch.rows, batch.refused)
+    return telemetry.parse(file)
 
 
 DATASET = Dataset(

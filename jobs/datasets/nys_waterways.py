@@ -12,12 +12,13 @@ import re
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
 from jobs.lake.errors import FileRefusedError
+from jobs.lake.sources import LineReader, Parsed, Refused
 
 LIMIT: Final = 1 << 20
 BLOCK_ROWS: Final = 20_000
@@ -76,30 +77,6 @@ csv.field_size_limit(max(csv.field_size_limit(), LIMIT))  # the limit on a recor
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A record that is no row: the number of its first line from 1, its text (shortened) and the reason."""
-
-    line_number: int
-    text: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A block of rows, all columns text, and the records refused on the way."""
-
-    rows: pa.Table
-    refused: list[Refused] = field(default_factory=list)
-
-
-class LineReader(Protocol):
-    """An open file of bytes, as far as :func:`parse` needs it."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Read one line of at most ``size`` bytes."""
-
-
-@dataclass(frozen=True)
 class _Record:
     """Fields of one record and the lines it stands on."""
 
@@ -119,7 +96,7 @@ def parse(
     limit: int = LIMIT,
     block_rows: int = BLOCK_ROWS,
     block_bytes: int = BLOCK_BYTES,
-) -> Iterator[Batch]:
+) -> Iterator[Parsed]:
     """Turn a CSV file into rows of text, block by block.
 
     A header stands for a column of :data:`COLUMNS` if it has its name or an alias, whatever its case, blanks,
@@ -161,10 +138,10 @@ def parse(
             size += len(one.text)
             refused.append(one)
         if len(rows) + len(refused) == block_rows or size >= block_bytes:
-            yield Batch(_table(rows, columns), refused)
+            yield Parsed(_table(rows, columns), refused)
             rows, refused, size = [], [], 0
     if rows or refused:
-        yield Batch(_table(rows, columns), refused)
+        yield Parsed(_table(rows, columns), refused)
 
 
 def column_names(headers: Sequence[str]) -> list[str]:

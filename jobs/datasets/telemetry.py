@@ -11,16 +11,16 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain, islice
-from typing import IO, Any, Final, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.lake.errors import FileRefusedError
+from jobs.lake.sources import Parsed, Refused, SourceFile
 
 LINE_LIMIT: Final = 1 << 20
 BLOCK_ROWS: Final = 20_000
@@ -43,39 +43,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class Source(Protocol):
-    """A file as :class:`jobs.lake.tables.SourceFile` has it, without Spark."""
-
-    @property
-    def name(self) -> str:
-        """File name without its folder."""
-
-    @property
-    def modified(self) -> datetime:
-        """When it was last written."""
-
-    @property
-    def open(self) -> Callable[[], IO[bytes]]:
-        """Opens its bytes, decompressed."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A block of messages as :data:`SCHEMA`, and (line number, text, reason) of each line refused on the way."""
-
-    rows: pa.Table
-    refused: list[tuple[int, str, str]] = field(default_factory=list)
-
-
 class _Message(NamedTuple):
     offset: int
     payload: str
-
-
-class _Refused(NamedTuple):
-    number: int
-    text: str
-    reason: str
 
 
 class _Line(NamedTuple):
@@ -100,7 +70,7 @@ def is_companion(name: str) -> bool:
     return False
 
 
-def parse(file: Source, *, block_rows: int = BLOCK_ROWS, block_bytes: int = BLOCK_BYTES) -> Iterator[Batch]:
+def parse(file: SourceFile, *, block_rows: int = BLOCK_ROWS, block_bytes: int = BLOCK_BYTES) -> Iterator[Parsed]:
     """Read the messages of a file, block by block.
 
     - ``.jsonl``, ``.ndjson``, ``.json``: each line is a message, whatever it says. Blank lines are skipped.
@@ -126,7 +96,7 @@ def parse(file: Source, *, block_rows: int = BLOCK_ROWS, block_bytes: int = BLOC
     read = _READERS[_kind(file.name)]
     with file.open() as stream:
         messages: list[_Message] = []
-        refused: list[tuple[int, str, str]] = []
+        refused: list[Refused] = []
         size = 0
         for one in read(stream, file.name):
             if isinstance(one, _Message):
@@ -135,10 +105,10 @@ def parse(file: Source, *, block_rows: int = BLOCK_ROWS, block_bytes: int = BLOC
             else:
                 refused.append(one)
             if len(messages) + len(refused) == block_rows or size >= block_bytes:
-                yield Batch(_table(messages, file), refused)
+                yield Parsed(_table(messages, file), refused)
                 messages, refused, size = [], [], 0
         if messages or refused:
-            yield Batch(_table(messages, file), refused)
+            yield Parsed(_table(messages, file), refused)
 
 
 def _kind(name: str) -> str:
@@ -152,7 +122,7 @@ def _kind(name: str) -> str:
     return (found[1] or found[2]).lower()
 
 
-def _table(messages: Sequence[_Message], file: Source) -> pa.Table:
+def _table(messages: Sequence[_Message], file: SourceFile) -> pa.Table:
     arrived = file.modified.astimezone(UTC)
     parts = f"{arrived:%Y %m %d %H}".split()
     count = len(messages)
@@ -195,11 +165,11 @@ def _decoded(text: bytes) -> str:
         raise _UnparsableError(f"line: not UTF-8 at byte {error.start + 1}") from None
 
 
-def _refused(line: _Line, why: _UnparsableError) -> _Refused:
-    return _Refused(line.number, line.text[:_SHOWN].decode("utf-8", "backslashreplace"), f"unparsable_line {why}")
+def _refused(line: _Line, why: _UnparsableError) -> Refused:
+    return Refused(line.number, line.text[:_SHOWN].decode("utf-8", "backslashreplace"), f"unparsable_line {why}")
 
 
-def _read_json(stream: IO[bytes], name: str) -> Iterator[_Message | _Refused]:
+def _read_json(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
     lines = (line for line in _lines(stream, name) if line.text.strip())
     head = list(islice(lines, 2))
     _check_json_head(head, name)
@@ -230,7 +200,7 @@ def _is_json(text: bytes) -> bool:
 # --- CSV ----------------------------------------------------------------------------------------------------
 
 
-def _read_csv(stream: IO[bytes], name: str) -> Iterator[_Message | _Refused]:
+def _read_csv(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
     lines = _lines(stream, name)
     header = next(lines, None)
     if header is None:
@@ -289,7 +259,7 @@ def _cells(text: str) -> list[str]:
 # --- Parquet ------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | _Refused]:
+def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
     number = 0
     try:
         file = pq.ParquetFile(stream)
@@ -302,7 +272,7 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | _Refused]
                 try:
                     yield _Message(number - 1, _dumps(_plain(row)))
                 except _UnparsableError as why:
-                    yield _Refused(number, repr(row)[:_SHOWN], f"unparsable_line {why}")
+                    yield Refused(number, repr(row)[:_SHOWN], f"unparsable_line {why}")
     except pa.ArrowException as error:
         raise _foreign(name, f"it cannot be read as Parquet after row {number}: {error}", "fetch it again") from error
 
@@ -333,7 +303,7 @@ def _dumps(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
 
-_READERS: dict[str, Callable[[IO[bytes], str], Iterable[_Message | _Refused]]] = {
+_READERS: dict[str, Callable[[IO[bytes], str], Iterable[_Message | Refused]]] = {
     "jsonl": _read_json,
     "ndjson": _read_json,
     "json": _read_json,

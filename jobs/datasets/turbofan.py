@@ -10,7 +10,8 @@ from pyspark.sql import types as T
 
 from jobs.datasets import cmapss
 from jobs.lake import quality
-from jobs.lake.tables import Dataset, Ingest, Parsed, SourceFile, column
+from jobs.lake.sources import Parsed, SourceFile
+from jobs.lake.tables import Dataset, Ingest, column
 
 SETTINGS = tuple(f"setting_{i}" for i in range(1, 4))
 SENSORS = tuple(f"sensor_{i}" for i in range(1, 22))
@@ -79,8 +80,7 @@ def parse(file: SourceFile, beside: Sequence[SourceFile]) -> Iterator[Parsed]:
     with file.open() as stream:
         last = cmapss.last_cycles(cmapss.read_lines(stream))
     with file.open() as stream:
-        for batch in cmapss.parse(cmapss.read_lines(stream), file.name, last, lives):
-            yield Parsed(batch.rows, [(line.line_number, line.text, line.reason) for line in batch.refused])
+        yield from cmapss.parse(cmapss.read_lines(stream), file.name, last, lives)
 
 
 DATASET = Dataset(

@@ -12,7 +12,8 @@ from pyspark.sql import types as T
 
 from jobs.datasets import nys_waterways
 from jobs.lake import quality
-from jobs.lake.tables import Dataset, Ingest, Parsed, SourceFile, column
+from jobs.lake.sources import Parsed, SourceFile
+from jobs.lake.tables import Dataset, Ingest, column
 
 NAMES = ("county", "waterbody_name")
 OPTIONAL = (
@@ -79,8 +80,7 @@ def clean(rows: DataFrame) -> DataFrame:
 def parse(file: SourceFile, beside: Sequence[SourceFile]) -> Iterator[Parsed]:
     """Rows of a CSV file whose headers mean what silver's columns do."""
     with file.open() as stream:
-        for batch in nys_waterways.parse(stream, file.name):
-            yield Parsed(batch.rows, [(record.line_number, record.text, record.reason) for record in batch.refused])
+        yield from nys_waterways.parse(stream, file.name)
 
 
 DATASET = Dataset(

@@ -16,7 +16,8 @@ from pyspark.sql import types as T
 from jobs.lake import intake
 from jobs.lake.conform import conform
 from jobs.lake.judging import Judge, comparable
-from jobs.lake.tables import Ingest, Parsed, SourceFile
+from jobs.lake.sources import Parsed, SourceFile
+from jobs.lake.tables import Ingest
 
 _LINE = "_line"
 _HASH = "decimal(38,0)"

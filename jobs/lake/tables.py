@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import IO, Any
+from datetime import timedelta
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import Column, DataFrame, WindowSpec
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import DataType, StructField, StructType
+
+from jobs.lake.sources import Parsed, SourceFile
 
 ALL = "(all)"
 """Stands in the key of a gold row that sums up all entities."""
@@ -35,34 +37,6 @@ def documented_schema(schema: pa.Schema) -> StructType:
         said = {key.decode(): value.decode() for key, value in (arrow.metadata or {}).items()}
         fields.append(column(spark.name, spark.dataType, said.get("comment", ""), said.get("unit", "")))
     return StructType(fields)
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file handed to ``ingest``.
-
-    Attributes:
-        name: File name without its folder.
-        open: Opens its bytes, decompressed; every call starts anew.
-        modified: When it was last written.
-    """
-
-    name: str
-    open: Callable[[], IO[bytes]]
-    modified: datetime
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """A bounded piece of a parsed source file.
-
-    Attributes:
-        rows: Good rows in bronze's columns.
-        refused: (line number, text, reason) of every line that is no row.
-    """
-
-    rows: pa.Table
-    refused: Sequence[tuple[int, str, str]] = ()
 
 
 @dataclass(frozen=True)

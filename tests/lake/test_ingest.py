@@ -21,7 +21,7 @@ from jobs.ingest import ingest
 from jobs.lake.cli import Context
 from jobs.lake.errors import FileRefusedError, UsageError
 from jobs.lake.ledger import Entry
-from jobs.lake.tables import Dataset, Ingest, Parsed, column
+from jobs.lake.tables import Dataset, Ingest, column
 
 READINGS = " ".join(["0.0023", "-0.0003", "100.0", *(f"{n}.5" for n in range(1, 22))])
 
@@ -156,7 +156,7 @@ MESSAGES = Dataset(
         partition_by=telemetry.PARTITION_BY,
         companions=lambda name: (),
         is_companion=telemetry.is_companion,
-        parse=lambda file, beside: (Parsed(batch.rows, batch.refused) for batch in telemetry.parse(file)),
+        parse=lambda file, _beside: telemetry.parse(file),
     ),
 )
 
