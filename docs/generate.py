@@ -41,11 +41,14 @@ EXIT_CODES = {
 
 REFUSALS = {
     "conflicting_duplicate": "another row with the same key and other values came first",
+    "in_future": "an instant later than its arrival, by more than a clock may be wrong",
     "jump": "a position that cannot be reached from those around it within the speed limit",
     "missing": "a column that every row needs has no value",
     "not_finite": "NaN or an infinity",
     "out_of_range": "outside the limits that are set for the column",
+    "unknown_schema": "a message whose fields are those of no known version",
     "unknown_value": "none of the values the column may have",
+    "unparsable": "a message that is not one whole JSON object",
     "unparsable_line": "a line of a source file that is no row; `source_row` is its number, from 1",
     "unreadable_file": "the whole file: empty, torn, or not Parquet; `row` is null",
     "wrong_type": "a value that the column's type cannot hold",

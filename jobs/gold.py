@@ -29,7 +29,7 @@ def run(context: Context, options: argparse.Namespace) -> None:
 
 def plan(context: Context, table: GoldTable, *, rebuild: bool = False) -> dict[str, object]:
     """What :func:`bring_up` would take in."""
-    files = _following(context, table).pending(rebuild=rebuild)
+    files = following(context, table).pending(rebuild=rebuild)
     return {
         "table": f"gold/{table.name}",
         "from": f"silver/{table.dataset}",
@@ -41,18 +41,19 @@ def plan(context: Context, table: GoldTable, *, rebuild: bool = False) -> dict[s
 
 def bring_up(context: Context, table: GoldTable, *, rebuild: bool = False) -> list[Entry]:
     """Compute what new silver rows touch."""
-    following = _following(context, table)
-    missing = following.missing_inputs()
+    follows = following(context, table)
+    missing = follows.missing_inputs()
     if missing:
         context.console.say(f"gold     {table.name:<16} waits for {', '.join(missing)}")
     entries = []
-    for entry in following.bring_up(rebuild=rebuild):
+    for entry in follows.bring_up(rebuild=rebuild):
         context.progress(entry)
         entries.append(entry)
     return entries or [context.nothing_new("gold", table.name)]
 
 
-def _following(context: Context, table: GoldTable) -> Following:
+def following(context: Context, table: GoldTable) -> Following:
+    """What brings a table up, or tells what is pending."""
     settings = context.settings
     return Following(lambda: context.spark, context.lake, table, settings.tables, settings.gold, context.run_id)
 

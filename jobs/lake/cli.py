@@ -22,7 +22,7 @@ from jobs.lake import config, errors, ledger, session
 from jobs.lake.config import Settings
 from jobs.lake.console import Console, reopen_streams
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import LakehouseError, MachineError, UsageError
+from jobs.lake.errors import ConfigurationError, LakehouseError, MachineError, UsageError
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
 
@@ -98,6 +98,7 @@ def context(
         datasets={name: dataset.settings for name, dataset in DATASETS.items()},
         tables={name: table.settings for name, table in GOLD.items()},
     )
+    _check_keep_days(settings)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return Context(
         settings,
@@ -106,6 +107,22 @@ def context(
         plan,
         f"{stamp}-{secrets.token_hex(3)}",
     )
+
+
+def _check_keep_days(settings: Settings) -> None:
+    """Refuse to keep by time what is no table, or has no time."""
+    timed = {
+        "silver": (settings.silver.keep_days, [d.name for d in DATASETS.values() if d.time]),
+        "quarantine": (settings.quarantine.keep_days, [*DATASETS]),
+        "gold": (settings.gold.keep_days, [t.name for t in GOLD.values() if t.time]),
+    }
+    for section, (kept, names) in timed.items():
+        for name in sorted({*kept} - {*names}):
+            raise ConfigurationError(
+                f"setting {section}.keep_days.{name}",
+                why=f"there is no such table, or its rows have no time; known are {', '.join(names)}",
+                remedy=f"--set {section}.keep_days.{names[0]}=365",
+            )
 
 
 def main(

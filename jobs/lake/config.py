@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -54,18 +54,44 @@ class SparkSettings(_Section):
         return {k: str(v).lower() if isinstance(v, scalar) else v for k, v in conf.items()}
 
 
+KeepDays = dict[str, Annotated[int, Field(ge=1)]]
+
+
 class SilverSettings(_Section):
-    """Bounds of a promotion."""
+    """Bounds of a promotion, and of how long silver keeps rows."""
 
     max_files_per_batch: int = Field(1000, ge=1, description="Bronze files of one transaction")
     rows_per_file: int = Field(4_000_000, ge=1, description="Rows that a silver file aims at")
+    keep_days: KeepDays = Field(
+        {}, description="Dataset -> days that its rows are kept after their event; else for ever"
+    )
+
+
+class QuarantineSettings(_Section):
+    """How long refused rows are kept."""
+
+    keep_days: KeepDays = Field(
+        {}, description="Dataset -> days that they are kept after they were refused; else for ever"
+    )
 
 
 class GoldSettings(_Section):
-    """Bounds of a gold run."""
+    """Bounds of a gold run, and of how long gold keeps rows."""
 
     max_bytes_per_batch: int = Field(4_000_000_000, ge=1, description="Silver bytes of one transaction")
     rows_per_task: int = Field(4_000_000, ge=1, description="Rows that one worker holds at a time")
+    keep_days: KeepDays = Field({}, description="Table -> days that its rows are kept after their time; else for ever")
+
+
+class MaintainSettings(_Section):
+    """Care of the tables."""
+
+    target_file_bytes: int = Field(
+        268_435_456, ge=1_048_576, description="Length that compaction aims at; a file of less than half is small"
+    )
+    vacuum_hours: int = Field(
+        168, ge=168, description="Files that no longer belong to a table stay so long: for readers, and runs to repeat"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,8 @@ class Settings:
         spark: The session.
         silver: Bounds of a promotion.
         gold: Bounds of a gold run.
+        quarantine: How long refused rows are kept.
+        maintain: Care of the tables.
         datasets: Thresholds by dataset, each the dataset's own model.
         tables: Settings by gold table, each the table's own model.
         origins: Dotted name -> (value, where it comes from).
@@ -88,6 +116,8 @@ class Settings:
     spark: SparkSettings
     silver: SilverSettings
     gold: GoldSettings
+    quarantine: QuarantineSettings
+    maintain: MaintainSettings
     datasets: Mapping[str, Any]
     tables: Mapping[str, Any]
     origins: Mapping[str, tuple[Any, str]]
@@ -98,6 +128,8 @@ _CORE: dict[str, type[BaseModel]] = {
     "spark": SparkSettings,
     "silver": SilverSettings,
     "gold": GoldSettings,
+    "quarantine": QuarantineSettings,
+    "maintain": MaintainSettings,
 }
 
 
@@ -140,6 +172,8 @@ def load(
         spark=sections["spark"],
         silver=sections["silver"],
         gold=sections["gold"],
+        quarantine=sections["quarantine"],
+        maintain=sections["maintain"],
         datasets={name: sections[f"datasets.{name}"] for name in datasets or {}},
         tables={name: sections[f"tables.{name}"] for name in tables or {}},
         origins={**origins, **values},

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import reduce
 from operator import and_
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import deltalake
 import pyarrow as pa
+from delta import exceptions
+from delta.exceptions import captured  # noqa: F401  (imported, it makes PySpark raise what it defines)
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.lake.errors import DataError
+from jobs.lake.errors import DataError, MachineError
 from jobs.lake.layout import Lake
+
+EXPIRY = "maintain/expiry"
+"""Application of the commits that take expired rows out; their number is the first day kept, in days since 1970."""
+
+_CONFLICTS: tuple[type[Exception], ...] = tuple(getattr(exceptions, name) for name in exceptions.__all__)
+_ATTEMPTS = 8
+_FIRST_PAUSE = 0.2
+_EPOCH = date(1970, 1, 1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,20 @@ class Transaction:
     def tag(self) -> str:
         """The write's mark in the table's history."""
         return f"{self.application}/{self.number}"
+
+
+class Commit(NamedTuple):
+    """What a commit brought.
+
+    Attributes:
+        version: The table's version.
+        files: Data files with rows that were not in the table before.
+        expiry: Whether it took expired rows out.
+    """
+
+    version: int
+    files: list[AddedFile]
+    expiry: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,14 +110,51 @@ def version_before(lake: Lake, path: str, transaction: Transaction) -> int | Non
     done = table.transaction_version(transaction.application)
     if done is None or done < transaction.number:
         return table.version()
-    for commit in table.history():
-        if commit.get("userMetadata") == transaction.tag:
-            return int(commit["version"]) - 1 if commit["version"] else None
-    raise DataError(
-        f"{lake.relative(path)} has no commit for {transaction.tag}",
-        why="its log says that the write was done, but the commit is no longer in the log",
-        remedy="the batch is in the table; remove the checkpoint of this dataset to promote its files again",
-    )
+    commit = commit_of(table, transaction)
+    if commit is None:
+        raise DataError(
+            f"{lake.relative(path)} has no commit for {transaction.tag}",
+            why="its log says that the write was done, but the commit is no longer in the log",
+            remedy="the batch is in the table; remove the checkpoint of this dataset to promote its files again",
+        )
+    return int(commit["version"]) - 1 if commit["version"] else None
+
+
+def commit_of(table: deltalake.DeltaTable, transaction: Transaction) -> dict[str, Any] | None:
+    """The commit that a write made, as the table's history has it; None if it is not, or no longer, there."""
+    return next((c for c in table.history() if c.get("userMetadata") == transaction.tag), None)
+
+
+def first_day_kept(lake: Lake, path: str) -> date | None:
+    """The day before which rows were taken out of a table, None if none ever were."""
+    days = progress(lake, path, EXPIRY)
+    return None if days is None else _EPOCH + timedelta(days=days)
+
+
+def expiry(first_kept: date) -> Transaction:
+    """The write that takes out what is older than a day."""
+    return Transaction(EXPIRY, (first_kept - _EPOCH).days)
+
+
+def persist(write: Callable[[], T], path: str) -> T:
+    """Carry out a write, and do so again if a commit of another run came between: one that compacts, say.
+
+    A write that names its transaction is done once, however often it is tried.
+
+    Raises:
+        MachineError: Another commit came first each time.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return write()
+        except _CONFLICTS as error:
+            conflict = error
+        time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt)
+    raise MachineError(
+        f"{path} could not be written in {_ATTEMPTS} attempts",
+        why=f"other runs write the same rows: {type(conflict).__name__}",
+        remedy="wait until they are done, then run the same command again",
+    ) from conflict
 
 
 def progress(lake: Lake, path: str, application: str) -> int | None:
@@ -108,19 +173,28 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> 
     if done is not None and done >= transaction.number:
         rows.write.format("noop").mode("overwrite").save()
     else:
-        _write(rows, "append", transaction).option("mergeSchema", "true").save(path)
+        persist(lambda: _write(rows, "append", transaction).option("mergeSchema", "true").save(path), path)
 
 
-def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> None:
+def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, only: str = "") -> None:
     """Make the table, or replace all of it.
 
     Delta would take a transaction that the table has for a repetition, and skip it: a rebuild of the same version is
     written without one, and the table's progress stays what it was.
+
+    Args:
+        lake: The lake.
+        rows: The new rows.
+        path: The table.
+        transaction: The write's name.
+        only: A condition in SQL on the rows that are replaced, and that all new ones meet; empty for all.
     """
     done = progress(lake, path, transaction.application)
     repeated = done is not None and done >= transaction.number
     writer = rows.write.format("delta").mode("overwrite") if repeated else _write(rows, "overwrite", transaction)
-    writer.option("overwriteSchema", "true").save(path)
+    # Delta refuses both at once.
+    writer = writer.options(replaceWhere=only, mergeSchema=True) if only else writer.option("overwriteSchema", "true")
+    persist(lambda: writer.save(path), path)
 
 
 def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWriter:
@@ -153,15 +227,15 @@ def upsert(
             be read.
     """
     same = reduce(and_, (F.col(f"held.{name}") == F.col(f"new.{name}") for name in key))
+    merge = (
+        DeltaTable.forPath(spark, path)
+        .alias("held")
+        .merge(rows.alias("new"), same if within is None else within & same)
+        .whenMatchedUpdateAll()
+        .whenNotMatchedInsertAll()
+    )
     with in_transaction(spark, transaction):
-        (
-            DeltaTable.forPath(spark, path)
-            .alias("held")
-            .merge(rows.alias("new"), same if within is None else within & same)
-            .whenMatchedUpdateAll()
-            .whenNotMatchedInsertAll()
-            .execute()
-        )
+        persist(merge.execute, path)
 
 
 def rows_changed(lake: Lake, path: str) -> int:
@@ -175,10 +249,11 @@ def rows_changed(lake: Lake, path: str) -> int:
 
 @contextmanager
 def in_transaction(spark: SparkSession, transaction: Transaction) -> Iterator[None]:
-    """Name the MERGE within: it takes its transaction from the session rather than from an option."""
+    """Name the MERGE or DELETE within: it takes its transaction from the session rather than from an option."""
     names = {
         "spark.databricks.delta.write.txnAppId": transaction.application,
         "spark.databricks.delta.write.txnVersion": str(transaction.number),
+        "spark.databricks.delta.commitInfo.userMetadata": transaction.tag,
     }
     for name, value in names.items():
         spark.conf.set(name, value)
@@ -211,13 +286,13 @@ def _present(values: dict[str, Any] | None) -> dict[str, Any]:
     return {k: v for k, v in (values or {}).items() if v is not None}
 
 
-def files_added(lake: Lake, path: str, after: int | None, upto: int) -> list[tuple[int, list[AddedFile]]] | None:
-    """Data files that commits after ``after`` and up to ``upto`` brought, by version.
+def commits(lake: Lake, path: str, after: int | None, upto: int) -> list[Commit] | None:
+    """What the commits after ``after`` and up to ``upto`` brought, in order.
 
-    Only commits that change data count, so compaction brings nothing new.
+    Neither compaction nor expiry brings anything new, though both write files.
 
     Returns:
-        (version, files) in order; None if the log no longer reaches back that far.
+        The commits; None if the log no longer reaches back that far.
     """
     filesystem, found = lake.filesystem(), []
     for version in range(-1 if after is None else after, upto):
@@ -227,8 +302,9 @@ def files_added(lake: Lake, path: str, after: int | None, upto: int) -> list[tup
                 actions = [json.loads(line) for line in stream.read().splitlines() if line.strip()]
         except FileNotFoundError:
             return None
-        adds = [a["add"] for a in actions if "add" in a and a["add"]["dataChange"]]
-        found.append((version + 1, [_added(path, add) for add in adds]))
+        expired = any(a["txn"]["appId"] == EXPIRY for a in actions if "txn" in a)
+        adds = [a["add"] for a in actions if "add" in a and a["add"]["dataChange"] and not expired]
+        found.append(Commit(version + 1, [_added(path, add) for add in adds], expired))
     return found
 
 

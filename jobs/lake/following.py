@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow.fs as pafs
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from jobs.lake import delta, ledger, windowed
 from jobs.lake.config import GoldSettings
-from jobs.lake.delta import AddedFile, Transaction
+from jobs.lake.delta import AddedFile, Commit, Transaction
 from jobs.lake.layout import Lake
 from jobs.lake.tables import GoldTable, Grouped, Windowed
 
@@ -79,21 +80,29 @@ class Following:
 
     def pending(self, *, rebuild: bool = False) -> list[AddedFile]:
         """The files whose rows the table does not reflect."""
-        return [f for source in self.followed for _, files in self._commits(source, rebuild=rebuild) for f in files]
+        return [
+            f for source in self.followed for commit in self._commits(source, rebuild=rebuild) for f in commit.files
+        ]
 
-    def _commits(self, source: str, *, rebuild: bool) -> list[tuple[int, list[AddedFile]]]:
-        """What a source has and the table does not reflect: (the source's version, its new files), in order."""
+    def _commits(self, source: str, *, rebuild: bool) -> list[Commit]:
+        """What a source has and the table does not reflect, in order.
+
+        Where rows have expired, a table that tells the time keeps what it has of them; one that sums up all of time
+        is computed anew from those that are left.
+        """
         path = self._place(source)
         upto = delta.latest_version(self.lake, path)
         if upto is None or self.missing_inputs():
             return []
         done = None if rebuild and source == self.silver else self._progress(source)
         if done is None:
-            return [(upto, delta.files(self.lake, path, upto))]
-        commits = delta.files_added(self.lake, path, done, upto)
-        if commits is None or not self._exist(f for _, files in commits for f in files):
-            return [(upto, delta.files(self.lake, path, upto))]
-        return [(version, files) for version, files in commits if files]
+            return [Commit(upto, delta.files(self.lake, path, upto))]
+        commits = delta.commits(self.lake, path, done, upto)
+        if commits is None or not self._exist(f for commit in commits for f in commit.files):
+            return [Commit(upto, delta.files(self.lake, path, upto))]
+        if self.table.time is None and any(commit.expiry for commit in commits):
+            return [Commit(upto, delta.files(self.lake, path, upto), expiry=True)]
+        return [commit for commit in commits if commit.files]
 
     def _progress(self, source: str) -> int | None:
         return delta.progress(self.lake, self.path, self.application(source))
@@ -107,11 +116,13 @@ class Following:
             yield from self._follow(source, rebuild=rebuild and source == self.silver)
 
     def _follow(self, source: str, *, rebuild: bool) -> Iterator[ledger.Entry]:
+        commits = self._commits(source, rebuild=rebuild)
         outdated = source == self.silver and self._progress(source) is None
         fresh = rebuild or outdated or delta.latest_version(self.lake, self.path) is None
+        fresh = fresh or any(commit.expiry for commit in commits)
         others = [other for other in self.followed if other != source] if fresh else []
         seen = {other: delta.latest_version(self.lake, self._place(other)) for other in others}
-        for version, files in _batches(self._commits(source, rebuild=rebuild), self.bounds.max_bytes_per_batch):
+        for version, files in _batches(commits, self.bounds.max_bytes_per_batch):
             started, clock = datetime.now(UTC), time.monotonic()
             transaction = Transaction(self.application(source), version)
             written = self._bring_in(source, files, transaction, fresh=fresh)
@@ -137,10 +148,13 @@ class Following:
 
     def _reflect(self, seen: Mapping[str, int | None]) -> None:
         """Note that a table made anew reflects these versions of further sources as well."""
-        nothing = self.spark.createDataFrame([], self.table.schema)
+        nothing = self._nothing(self.table.schema)
         for source, version in seen.items():
             if version is not None:
                 delta.append(self.lake, nothing, self.path, Transaction(self.application(source), version))
+
+    def _nothing(self, schema: StructType) -> DataFrame:
+        return self.spark.createDataFrame([], schema)
 
     def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
         """Compute what these files touch and write it; return the number of rows written."""
@@ -151,11 +165,22 @@ class Following:
             rows, within = self._grouped(how, source, files), None
         # In the order of the key: readers of one entity, or of one span of time, then read one place.
         ordered = rows.select(*self.table.schema.names).repartition(1).sortWithinPartitions(*self.table.key)
+        told = self._told_in_full()
+        ordered = ordered.where(told) if told else ordered
         if fresh:
-            delta.overwrite(self.lake, ordered, self.path, transaction)
+            is_there = delta.latest_version(self.lake, self.path) is not None
+            delta.overwrite(self.lake, ordered, self.path, transaction, told if is_there else "")
         else:
             delta.upsert(self.spark, ordered, self.path, self.table.key, transaction, within)
         return delta.rows_changed(self.lake, self.path)
+
+    def _told_in_full(self) -> str:
+        """Which rows silver can still tell in full, in SQL; empty for all.
+
+        What gold has of the time before is kept: silver has no more than a part of it, or nothing.
+        """
+        first = delta.first_day_kept(self.lake, self._place(self.silver))
+        return f"{self.table.time} >= '{first}'" if first and self.table.time else ""
 
     def _windowed(self, how: Windowed, files: Sequence[AddedFile], version: int) -> tuple[DataFrame, Column]:
         """The rows of touched windows, and the part of gold that they can replace."""
@@ -172,7 +197,8 @@ class Following:
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks), within
 
     def _grouped(self, how: Grouped, source: str, files: Sequence[AddedFile]) -> DataFrame:
-        new = self.spark.read.schema(self._input(source).schema).parquet(*(f.path for f in files))
+        schema = self._input(source).schema
+        new = self.spark.read.schema(schema).parquet(*(f.path for f in files)) if files else self._nothing(schema)
         present = [name for name in how.also if self._is_there(name)]
         inputs = {name: self._input(name) for name in (*how.inputs, *present)}
         touched = how.also.get(source, how.touched)
@@ -203,15 +229,15 @@ class Following:
         return all(info.type == pafs.FileType.File for info in infos)
 
 
-def _batches(commits: Sequence[tuple[int, list[AddedFile]]], limit: int) -> Iterator[tuple[int, list[AddedFile]]]:
+def _batches(commits: Sequence[Commit], limit: int) -> Iterator[tuple[int, list[AddedFile]]]:
     """Join commits up to ``limit`` bytes; what was added counts up to the last version joined."""
     files: list[AddedFile] = []
     reached = -1
-    for version, added in commits:
+    for version, added, _ in commits:
         if files and sum(f.bytes for f in [*files, *added]) > limit:
             yield reached, files
             files = []
         files.extend(added)
         reached = version
-    if files:
+    if files or any(commit.expiry for commit in commits):
         yield reached, files

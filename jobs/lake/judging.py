@@ -159,7 +159,7 @@ class Judge:
     def _checked(self, rows: DataFrame) -> DataFrame:
         rules = self.dataset.rules(self.thresholds)
         # An instant that no calendar has would break whoever reads quarantine.
-        time = F.col("event_time") if "event_time" in self.dataset.schema.names else F.lit(None).cast("timestamp")
+        time = F.col(self.dataset.time) if self.dataset.time else F.lit(None).cast("timestamp")
         return self.dataset.clean(rows).withColumns(
             {
                 _REFUSED: F.col(MISFIT) | quality.any_reason(rules),

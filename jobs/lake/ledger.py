@@ -22,8 +22,8 @@ NOTHING_NEW = "nothing new"
 SCHEMA = T.StructType(
     [
         column("run_id", T.StringType(), "The run: one command, from start to end"),
-        column("stage", T.StringType(), "simulate, ingest, silver or gold"),
-        column("dataset", T.StringType(), "The dataset, or the gold table"),
+        column("stage", T.StringType(), "simulate, ingest, silver, replay, gold or maintain"),
+        column("dataset", T.StringType(), "The dataset, or the gold table; of maintain the table, as silver/devices"),
         column("batch_id", T.StringType(), "The transaction that the row is about"),
         column("outcome", T.StringType(), "done, or nothing new"),
         column("started_at", T.TimestampType(), "Start of the batch", "UTC"),
@@ -34,6 +34,7 @@ SCHEMA = T.StructType(
         column("rows_written", T.LongType(), "Rows that the stage wrote"),
         column("rows_duplicate", T.LongType(), "Rows equal to one that is already there"),
         column("rows_quarantined", T.LongType(), "Rows refused, each in quarantine with its reasons"),
+        column("rows_expired", T.LongType(), "Rows taken out because they were older than their table keeps"),
         column("bytes_read", T.LongType(), "Length of the files read", "bytes"),
         column("versions", T.StringType(), "Versions of the suite, Spark and Delta"),
     ]
@@ -62,6 +63,7 @@ class Entry:
     rows_written: int = 0
     rows_duplicate: int = 0
     rows_quarantined: int = 0
+    rows_expired: int = 0
     bytes_read: int = 0
     versions: str = field(default_factory=versions)
 

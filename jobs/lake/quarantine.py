@@ -89,13 +89,14 @@ def settle(spark: SparkSession, lake: Lake, dataset: str, outcomes: DataFrame, t
     same = (F.col("held.source_file") == F.col("tried.source_file")) & F.col("held.source_row").eqNullSafe(
         F.col("tried.source_row")
     )
+    path = lake.quarantine(dataset)
+    merge = (
+        DeltaTable.forPath(spark, path)
+        .alias("held")
+        .merge(tried, same)
+        .whenMatchedDelete(passed)
+        .whenMatchedUpdate(set={"reasons": F.col("tried.reasons"), "attempts": F.col("held.attempts") + 1})
+        .whenNotMatchedInsertAll(~passed)
+    )
     with delta.in_transaction(spark, transaction):
-        (
-            DeltaTable.forPath(spark, lake.quarantine(dataset))
-            .alias("held")
-            .merge(tried, same)
-            .whenMatchedDelete(passed)
-            .whenMatchedUpdate(set={"reasons": F.col("tried.reasons"), "attempts": F.col("held.attempts") + 1})
-            .whenNotMatchedInsertAll(~passed)
-            .execute()
-        )
+        delta.persist(merge.execute, path)

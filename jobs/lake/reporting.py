@@ -18,7 +18,7 @@ from jobs.lake.tables import Dataset, GoldTable
 
 FORMULA = "score = 100 x validity x uniqueness x readability"
 SHARES = {
-    "validity": "1 - rows in quarantine / rows read",
+    "validity": "1 - rows refused, and not passed since / rows read",
     "uniqueness": "1 - duplicates / rows read",
     "readability": "1 - files refused / files read",
 }
@@ -68,6 +68,8 @@ class Books:
         silver: Rows in silver now.
         duplicates: Rows equal to one that was there.
         quarantined: Rows in quarantine now.
+        expired: Rows that ``maintain`` took out of silver, because they were older than it keeps.
+        refusals_expired: The same of quarantine.
         mended: Those of ``read`` that came from mended files.
     """
 
@@ -76,11 +78,14 @@ class Books:
     duplicates: int
     quarantined: int
     mended: int
+    expired: int = 0
+    refusals_expired: int = 0
 
     @property
     def missing(self) -> int:
         """Rows read that are nowhere; negative if there are more than were read."""
-        return self.read - self.silver - self.duplicates - self.quarantined
+        there = self.silver + self.duplicates + self.quarantined
+        return self.read - there - self.expired - self.refusals_expired
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ class Facts:
         """The parts of the score; None where nothing was read that could be good or bad."""
         books = self.books
         return {
-            "validity": _good(books.quarantined, books.read),
+            "validity": _good(books.quarantined + books.refusals_expired, books.read),
             "uniqueness": _good(books.duplicates, books.read),
             "readability": _good(self.files_refused, self.files_read),
         }
@@ -254,12 +259,15 @@ def facts(lake: Lake, dataset: Dataset, gold: Sequence[GoldTable] = ()) -> Facts
         ledger = _ledger(db, lake, dataset.name)
         refused_rows, refused_files, reasons = _quarantine(db, lake, dataset, silver.get("activity"))
         promoted, replayed = ledger.get("silver", {}), ledger.get("replay", {})
+        expired, refusals_expired = (
+            ledger.get(f"{kind}/{dataset.name}", {}).get("rows_expired", 0) for kind in ("silver", "quarantine")
+        )
         mended = 0
         if promoted.get("files_quarantined", 0) > refused_files:
             # Rows of files that could not be counted when they were refused, and can be now.
             ever = promoted.get("rows_quarantined", 0) + ledger.get("ingest", {}).get("rows_quarantined", 0)
             passed = replayed.get("rows_written", 0) + replayed.get("rows_duplicate", 0)
-            mended = max(0, refused_rows - ever + passed)
+            mended = max(0, refused_rows + refusals_expired - ever + passed)
         newest = silver.pop("newest_event", None)
         bronze = checkpoint.bronze_files(lake, dataset.name)
         done = checkpoint.promoted(lake, "silver", dataset.name)
@@ -278,6 +286,8 @@ def facts(lake: Lake, dataset: Dataset, gold: Sequence[GoldTable] = ()) -> Facts
                 duplicates=promoted.get("rows_duplicate", 0) + replayed.get("rows_duplicate", 0),
                 quarantined=refused_rows,
                 mended=mended,
+                expired=expired,
+                refusals_expired=refusals_expired,
             ),
             fresh=Freshness(
                 newest,
@@ -404,17 +414,19 @@ def _filled(counted: Sequence[tuple[int, int]], size: int) -> tuple[int, ...]:
 
 
 def _ledger(db: duckdb.DuckDBPyConnection, lake: Lake, name: str) -> Mapping[str, Mapping[str, int]]:
-    """Per stage the sums of the dataset's rows in the books, and the start of its last batch."""
+    """Sums of a dataset's rows in the books, and the start of its last batch: by stage, by table for ``maintain``."""
     rows = _rows(lake, lake.ledger)
     if rows is None:
         return {}
-    summed = ("files", "files_quarantined", "rows_read", "rows_written", "rows_duplicate", "rows_quarantined")
+    # A column that came with a later release is not in the books until that writes to them.
+    summed = [n for n in rows.schema.names if n.startswith(("files", "rows"))]
     _scan(db, "ledger", rows, ["stage", "dataset", "outcome", "started_at", *summed])
     found = db.execute(
-        f"""SELECT stage, max(epoch_us(started_at)) FILTER (outcome = 'done') AS last,
+        f"""SELECT if(stage = 'maintain', dataset, stage) AS what,
+        max(epoch_us(started_at)) FILTER (outcome = 'done') AS last,
         {", ".join(f"coalesce(sum({n}), 0)::BIGINT" for n in summed)}
-        FROM ledger WHERE dataset = ? GROUP BY stage""",
-        [name],
+        FROM ledger WHERE dataset IN (?, 'silver/' || ?, 'quarantine/' || ?) GROUP BY what""",
+        [name, name, name],
     ).fetchall()
     return {stage: {"last": last, **dict(zip(summed, sums, strict=True))} for stage, last, *sums in found}
 

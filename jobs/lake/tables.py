@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import Column, DataFrame, WindowSpec
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import DataType, StructField, StructType
+from pyspark.sql.types import DataType, DateType, StructField, StructType, TimestampType
 
 from jobs.lake.sources import Parsed, SourceFile
 
@@ -124,6 +124,11 @@ class Dataset:
     neighbours: Neighbours | None = None
     incidental: frozenset[str] = frozenset()
 
+    @property
+    def time(self) -> str | None:
+        """The column of a row's instant; None if rows have none."""
+        return "event_time" if "event_time" in self.schema.names else None
+
 
 @dataclass(frozen=True)
 class Windowed:
@@ -184,3 +189,10 @@ class GoldTable:
     how: Windowed | Grouped
     settings: type[BaseModel] = NoSettings
     look: tuple[str, ...] = ()
+
+    @property
+    def time(self) -> str | None:
+        """The column of the key that says when; None for a table that sums up all of time."""
+        return next(
+            (name for name in self.key if isinstance(self.schema[name].dataType, TimestampType | DateType)), None
+        )

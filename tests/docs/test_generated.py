@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import reduce
 from pathlib import Path
 
@@ -74,3 +75,6 @@ def test_errors__name_every_reason_the_code_gives():
     sources = [path.read_text() for part in ("jobs", "sim") for path in (ROOT / part).rglob("*.py")]
     for code in generate.REFUSALS:
         assert any(f'"{code} ' in text or f'"{code}"' in text for text in sources), code
+    given = {code for text in sources for code in re.findall(r'F\.lit\(f?"([a-z_]+) (?:[a-z_]+|\{[a-z.]+\}): ', text)}
+    assert len(given) > 6
+    assert given <= generate.REFUSALS.keys()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
+from delta.exceptions import ConcurrentAppendException
+from delta.tables import DeltaTable as SparkTable
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,7 +21,7 @@ from pyspark.sql import functions as F
 from jobs.lake import delta
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import DataError
+from jobs.lake.errors import DataError, MachineError
 
 
 def numbers(context: Context, first: int, last: int, **columns: Any) -> DataFrame:
@@ -127,27 +134,105 @@ def test_files__with_rows_and_bounds(lake: Context, table: str):
     assert len(delta.files(lake.lake, table, 2)) == 3
 
 
-def test_files_added__by_commit(lake: Context, table: str):
-    found = delta.files_added(lake.lake, table, 0, 2)
+def test_commits__each_with_the_files_it_brought(lake: Context, table: str):
+    found = delta.commits(lake.lake, table, 0, 2)
     assert found is not None
-    assert [(version, [(f.rows, f.low["id"], f.high["id"]) for f in files]) for version, files in found] == [
-        (1, [(2, 4, 5)]),
-        (2, [(1, 6, 6)]),
+    assert [(c.version, [(f.rows, f.low["id"], f.high["id"]) for f in c.files], c.expiry) for c in found] == [
+        (1, [(2, 4, 5)], False),
+        (2, [(1, 6, 6)], False),
     ]
-    assert Path(found[0][1][0].path).is_file()
-    everything = delta.files_added(lake.lake, table, None, 2)
+    assert Path(found[0].files[0].path).is_file()
+    everything = delta.commits(lake.lake, table, None, 2)
     assert everything is not None
-    assert [version for version, _ in everything] == [0, 1, 2]
-    assert delta.files_added(lake.lake, table, 2, 2) == []
+    assert [commit.version for commit in everything] == [0, 1, 2]
+    assert delta.commits(lake.lake, table, 2, 2) == []
 
 
-def test_files_added__compaction_brings_nothing(lake: Context, table: str):
+def test_commits__compaction_brings_nothing(lake: Context, table: str):
     assert DeltaTable(table).optimize.compact()["numFilesRemoved"] == 3
-    assert delta.files_added(lake.lake, table, 2, 3) == [(3, [])]
+    assert delta.commits(lake.lake, table, 2, 3) == [(3, [], False)]
     assert len(delta.files(lake.lake, table, 3)) == 1
 
 
-def test_files_added__a_log_that_is_gone(lake: Context, table: str):
+def test_commits__a_log_that_is_gone(lake: Context, table: str):
     Path(table, "_delta_log", f"{1:020d}.json").unlink()
-    assert delta.files_added(lake.lake, table, 0, 2) is None
-    assert delta.files_added(lake.lake, table, 1, 2) is not None
+    assert delta.commits(lake.lake, table, 0, 2) is None
+    assert delta.commits(lake.lake, table, 1, 2) is not None
+
+
+def test_commits__expiry_brings_nothing_though_it_rewrites_files(lake: Context, table: str):
+    with delta.in_transaction(lake.spark, delta.expiry(date(2026, 1, 1))):
+        SparkTable.forPath(lake.spark, table).delete("id < 3")
+    assert content(table) == [(n, 10 * n) for n in range(3, 7)]
+    assert delta.commits(lake.lake, table, 2, 3) == [(3, [], True)]
+    assert delta.first_day_kept(lake.lake, table) == date(2026, 1, 1)
+
+
+def meanwhile(rows: DataFrame, begun: Path, go_on: Path) -> DataFrame:
+    """The same rows, which come only after another thread has had its turn."""
+
+    def wait(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        begun.touch()
+        while not go_on.exists():
+            time.sleep(0.05)
+        yield from batches
+
+    return rows.mapInArrow(wait, rows.schema)
+
+
+@pytest.mark.parametrize("what", ["append", "overwrite", "upsert"])
+def test_persist__a_write_that_another_commit_overtakes_is_done_again(
+    lake: Context, table: str, tmp_path: Path, what: str
+):
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+    other = lake.spark.newSession()
+
+    def compact() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        SparkTable.forPath(other, table).optimize().executeCompaction()
+        go_on.touch()
+
+    new = meanwhile(numbers(lake, 6, 7).withColumn("x", -F.col("x")), begun, go_on)
+    if what == "append":  # of rows that depend on what the table holds, as those of a promotion do
+        new = new.join(lake.spark.read.format("delta").load(table).select("id"), "id", "left_anti")
+    with ThreadPoolExecutor() as pool:
+        compaction = pool.submit(compact)
+        if what == "append":
+            delta.append(lake.lake, new, table, Transaction("app", 3))
+        elif what == "overwrite":
+            delta.overwrite(lake.lake, new, table, Transaction("app", 3))
+        else:
+            delta.upsert(lake.spark, new, table, ["id"], Transaction("app", 3))
+        compaction.result()
+    old = [(n, 10 * n) for n in range(1, 7)]
+    assert (
+        content(table)
+        == {
+            "append": [*old, (7, -70)],
+            "overwrite": [(6, -60), (7, -70)],
+            "upsert": [*old[:-1], (6, -60), (7, -70)],
+        }[what]
+    )
+    assert DeltaTable(table).history(2)[1]["operation"] == "OPTIMIZE"
+
+
+def test_persist__gives_up_in_the_end_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    tries, pauses = [], []
+    monkeypatch.setattr(delta.time, "sleep", pauses.append)
+
+    def write() -> None:
+        tries.append(1)
+        raise ConcurrentAppendException("files were added")
+
+    with pytest.raises(MachineError, match=r"silver/x could not be written in 8 attempts") as told:
+        delta.persist(write, "silver/x")
+    assert "ConcurrentAppendException" in told.value.why
+    assert len(tries) == 8
+    assert sum(pauses) < 60
+    assert pauses[-1] > 4 * pauses[0]
+
+
+def test_overwrite__of_a_part_leaves_the_rest_and_takes_new_columns(lake: Context, table: str):
+    delta.overwrite(lake.lake, numbers(lake, 5, 7, note="new"), table, Transaction("again", 0), "id >= 5")
+    assert content(table) == [*((n, 10 * n, None) for n in range(1, 5)), *((n, 10 * n, "new") for n in range(5, 8))]

@@ -51,6 +51,7 @@ def test_totals__a_row_per_stage_and_dataset() -> None:
             "rows_written": 14,
             "rows_duplicate": 2,
             "rows_quarantined": 1,
+            "rows_expired": 0,
             "outcome": "done",
         },
         {
@@ -63,6 +64,7 @@ def test_totals__a_row_per_stage_and_dataset() -> None:
             "rows_written": 10,
             "rows_duplicate": 0,
             "rows_quarantined": 0,
+            "rows_expired": 0,
             "outcome": "done",
         },
     ]

@@ -1,0 +1,237 @@
+"""Care of a table: expired rows go, small files are joined, and files that it no longer needs are removed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from jobs.lake import delta, ledger
+from jobs.lake.config import MaintainSettings
+from jobs.lake.delta import EXPIRY, Transaction
+from jobs.lake.layout import Lake
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A table that is taken care of.
+
+    Attributes:
+        path: Below the lake.
+        time: The column by which its rows grow old; None if they do not.
+        keep_days: How many whole days are kept before today; None for all.
+        cluster_by: Columns that its readers look for; rows that are alike in them can be put together.
+    """
+
+    path: str
+    time: str | None = None
+    keep_days: int | None = None
+    cluster_by: tuple[str, ...] = ()
+
+    def first_kept(self, today: date) -> date | None:
+        """The oldest day that is kept, in UTC; None if all are."""
+        return None if self.keep_days is None else today - timedelta(days=self.keep_days)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done to a table.
+
+    Attributes:
+        files_joined: Files that compaction or clustering read.
+        files_written: Files that it wrote instead.
+        bytes_joined: Length of those that it read.
+        files_removed: Files that nothing needed any more.
+        bytes_freed: Their length.
+    """
+
+    files_joined: int = 0
+    files_written: int = 0
+    bytes_joined: int = 0
+    files_removed: int = 0
+    bytes_freed: int = 0
+
+
+@dataclass(frozen=True)
+class Care:
+    """Takes care of the tables of a lake, one by one, while others read and write them.
+
+    Compaction changes no row, and a conflicting commit of a promotion is waited for. What is removed has been out of
+    the table for ``vacuum_hours``, so no reader and no run that is to be repeated needs it.
+
+    Attributes:
+        open_spark: Opens the session; to look none is needed.
+        lake: The lake.
+        settings: Sizes and times.
+        run_id: The run, for the books.
+        today: The day that ``keep_days`` count back from, in UTC.
+    """
+
+    open_spark: Callable[[], SparkSession]
+    lake: Lake
+    settings: MaintainSettings
+    run_id: str
+    today: date
+
+    @property
+    def spark(self) -> SparkSession:
+        """The session."""
+        return self.open_spark()
+
+    def _path(self, table: Kept) -> str:
+        return f"{self.lake.uri}/{table.path}"
+
+    def look(self, table: Kept) -> dict[str, Any]:
+        """What there is to do; nothing is written."""
+        path = self._path(table)
+        version = delta.latest_version(self.lake, path)
+        files = [] if version is None else delta.files(self.lake, path, version)
+        small = [f.bytes for f in files if f.bytes < self.settings.target_file_bytes // 2]
+        removable = self._removable(table)
+        return {
+            "table": table.path,
+            "files": len(files),
+            "bytes": sum(f.bytes for f in files),
+            "small_files": len(small),
+            "small_bytes": sum(small),
+            "keeps_from": table.first_kept(self.today),
+            "rows_to_expire": self._expired(table),
+            "files_to_remove": len(removable),
+            "bytes_to_free": sum(removable.values()),
+        }
+
+    def _expired(self, table: Kept) -> int:
+        """Rows that are older than the table keeps."""
+        opened, first = delta.open_table(self.lake, self._path(table)), table.first_kept(self.today)
+        if opened is None or first is None:
+            return 0
+        rows = opened.to_pyarrow_dataset()
+        kind = rows.schema.field(table.time).type
+        oldest = pa.scalar(first if pa.types.is_date(kind) else datetime(first.year, first.month, first.day), kind)
+        return int(rows.count_rows(filter=pc.field(table.time) < oldest))
+
+    def expire(self, table: Kept) -> ledger.Entry | None:
+        """Take out the rows that are older than the table keeps, and book them; None if there are none."""
+        first = table.first_kept(self.today)
+        if first is None or table.time is None or delta.latest_version(self.lake, self._path(table)) is None:
+            return None
+        started, clock = datetime.now(UTC), time.monotonic()
+        self._book(table, started, 0.0)  # of a run that died before it could
+        path, too_old = self._path(table), F.col(table.time) < F.lit(first)
+        with delta.in_transaction(self.spark, delta.expiry(first)):
+            delta.persist(lambda: DeltaTable.forPath(self.spark, path).delete(too_old), path)
+        return self._book(table, started, time.monotonic() - clock)
+
+    def _book(self, table: Kept, started: datetime, seconds: float) -> ledger.Entry | None:
+        """Book the table's last expiry by what its log says, unless the books have it."""
+        path, application = self._path(table), f"{EXPIRY}/{table.path}"
+        number = delta.progress(self.lake, path, EXPIRY)
+        booked = delta.progress(self.lake, self.lake.ledger, application)
+        if number is None or (booked is not None and booked >= number):
+            return None
+        opened = delta.open_table(self.lake, path)
+        commit = opened and delta.commit_of(opened, Transaction(EXPIRY, number))
+        transaction = Transaction(application, number)
+        entry = ledger.Entry(
+            run_id=self.run_id,
+            stage="maintain",
+            dataset=table.path,
+            batch_id=transaction.tag,
+            started_at=started,
+            seconds=round(seconds, 3),
+            # Once the log has forgotten the commit nobody can tell; the report then shows rows as missing.
+            rows_expired=int(commit["operationMetrics"]["numDeletedRows"]) if commit else 0,
+        )
+        ledger.record(self.spark, self.lake, [entry], transaction)
+        return entry
+
+    def tidy(self, table: Kept, *, cluster: bool) -> tuple[Done, ledger.Entry] | None:
+        """Join small files, or cluster all, and remove what nothing needs; None if there was nothing to do."""
+        started, clock = datetime.now(UTC), time.monotonic()
+        joined = self._join(table, cluster=cluster)
+        removed = self._remove(table)
+        done = Done(*joined, *removed)
+        if done == Done():
+            return None
+        entry = ledger.Entry(
+            run_id=self.run_id,
+            stage="maintain",
+            dataset=table.path,
+            batch_id=f"maintain/{self.run_id}",
+            started_at=started,
+            seconds=round(time.monotonic() - clock, 3),
+            files=done.files_joined,
+            bytes_read=done.bytes_joined,
+        )
+        ledger.record(self.spark, self.lake, [entry], Transaction(f"maintain/{self.run_id}/{table.path}", 0))
+        return done, entry
+
+    def _join(self, table: Kept, *, cluster: bool) -> tuple[int, int, int]:
+        """Files read, files written and bytes read."""
+        path = self._path(table)
+        version = delta.latest_version(self.lake, path)
+        files = [] if version is None else delta.files(self.lake, path, version)
+        cluster = cluster and bool(table.cluster_by)
+        if len(files) < 2 or (cluster and self._is_clustered(table)):
+            return 0, 0, 0
+
+        def join() -> Any:
+            optimize = DeltaTable.forPath(self.spark, path).optimize()
+            return optimize.executeZOrderBy(*table.cluster_by) if cluster else optimize.executeCompaction()
+
+        with self._sizes():
+            found = delta.persist(join, path).select("metrics.*").first()
+        return found["numFilesRemoved"], found["numFilesAdded"], found["filesRemoved"]["totalSize"] or 0
+
+    def _is_clustered(self, table: Kept) -> bool:
+        """Whether nothing was written since the table was clustered."""
+        opened = delta.open_table(self.lake, self._path(table))
+        for commit in opened.history() if opened else []:
+            if not commit["operation"].startswith("VACUUM"):
+                return bool(commit["operationParameters"].get("zOrderBy", "[]") != "[]")
+        return False
+
+    @contextmanager
+    def _sizes(self) -> Iterator[None]:
+        target = self.settings.target_file_bytes
+        values = {
+            "spark.databricks.delta.optimize.maxFileSize": str(target),
+            "spark.databricks.delta.optimize.minFileSize": str(target // 2),
+            # Readers prune row groups as well as files.
+            "spark.databricks.io.skipping.mdc.sortWithinFiles": "true",
+        }
+        for name, value in values.items():
+            self.spark.conf.set(name, value)
+        try:
+            yield
+        finally:
+            for name in values:
+                self.spark.conf.unset(name)
+
+    def _removable(self, table: Kept) -> dict[str, int]:
+        """Files that the table has not needed for long enough, by their path within it, and their length."""
+        opened = delta.open_table(self.lake, self._path(table))
+        if opened is None:
+            return {}
+        names = opened.vacuum(self.settings.vacuum_hours, dry_run=True, full=True)
+        infos = self.lake.filesystem().get_file_info([f"{self.lake.arrow_path(self._path(table))}/{n}" for n in names])
+        return {name: info.size or 0 for name, info in zip(names, infos, strict=True)}
+
+    def _remove(self, table: Kept) -> tuple[int, int]:
+        """Files removed, and bytes freed."""
+        removable = self._removable(table)
+        if not removable:
+            return 0, 0
+        opened = delta.open_table(self.lake, self._path(table))
+        assert opened is not None
+        removed = opened.vacuum(self.settings.vacuum_hours, dry_run=False, full=True)
+        return len(removed), sum(removable.get(name, 0) for name in removed)
