@@ -32,9 +32,8 @@ def run(context: Context, options: argparse.Namespace) -> None:
         looks = [{**care.look(table), "waits": waits(context, table)} for table in chosen]
         context.console.table("would maintain", [look for look in looks if look["files"]])
         return
-    context.close_books(
-        [entry for table in chosen for entry in maintain(context, care, table, cluster=options.cluster)]
-    )
+    entries = [entry for table in chosen for entry in maintain(context, care, table, cluster=options.cluster)]
+    context.close_books(entries or [context.nothing_new("maintain", options.table)])
 
 
 def tables(context: Context) -> list[Kept]:
@@ -65,7 +64,7 @@ def maintain(context: Context, care: Care, table: Kept, *, cluster: bool) -> lis
         done, entry = tidied
         context.console.say(f"maintain {table.path:<28} {_told(done)}")
         entries.append(entry)
-    return entries or [context.nothing_new("maintain", table.path)]
+    return entries
 
 
 def waits(context: Context, table: Kept) -> str:

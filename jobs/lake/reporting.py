@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as pads
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.lake import checkpoint, delta
+from jobs.lake import checkpoint, delta, drift, ledger, quarantine
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset, GoldTable
 
@@ -256,16 +258,16 @@ def facts(lake: Lake, dataset: Dataset, gold: Sequence[GoldTable] = ()) -> Facts
     """
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as db:
         silver = _silver(db, lake, dataset)
-        ledger = _ledger(db, lake, dataset.name)
+        books = _ledger(db, lake, dataset.name)
         refused_rows, refused_files, reasons = _quarantine(db, lake, dataset, silver.get("activity"))
-        promoted, replayed = ledger.get("silver", {}), ledger.get("replay", {})
+        promoted, replayed = books.get("silver", {}), books.get("replay", {})
         expired, refusals_expired = (
-            ledger.get(f"{kind}/{dataset.name}", {}).get("rows_expired", 0) for kind in ("silver", "quarantine")
+            books.get(f"{kind}/{dataset.name}", {}).get("rows_expired", 0) for kind in ("silver", "quarantine")
         )
         mended = 0
         if promoted.get("files_quarantined", 0) > refused_files:
             # Rows of files that could not be counted when they were refused, and can be now.
-            ever = promoted.get("rows_quarantined", 0) + ledger.get("ingest", {}).get("rows_quarantined", 0)
+            ever = promoted.get("rows_quarantined", 0) + books.get("ingest", {}).get("rows_quarantined", 0)
             passed = replayed.get("rows_written", 0) + replayed.get("rows_duplicate", 0)
             mended = max(0, refused_rows + refusals_expired - ever + passed)
         newest = silver.pop("newest_event", None)
@@ -281,7 +283,7 @@ def facts(lake: Lake, dataset: Dataset, gold: Sequence[GoldTable] = ()) -> Facts
             files_read=promoted.get("files", 0),
             files_refused=refused_files,
             books=Books(
-                read=promoted.get("rows_read", 0) + ledger.get("ingest", {}).get("rows_quarantined", 0) + mended,
+                read=promoted.get("rows_read", 0) + books.get("ingest", {}).get("rows_quarantined", 0) + mended,
                 silver=silver.pop("in_silver", 0),
                 duplicates=promoted.get("rows_duplicate", 0) + replayed.get("rows_duplicate", 0),
                 quarantined=refused_rows,
@@ -320,9 +322,14 @@ def order_column(dataset: Dataset) -> tuple[str, bool] | None:
     return (last, False) if last != dataset.entity and isinstance(kinds[last], T.IntegralType) else None
 
 
-def _rows(lake: Lake, path: str) -> pads.Dataset | None:
+def _rows(lake: Lake, path: str, declared: T.StructType | None = None) -> pads.Dataset | None:
+    """A table; columns that came with a later release than the one that wrote it are null."""
     table = delta.open_table(lake, path)
-    return None if table is None else table.to_pyarrow_dataset()
+    if table is None:
+        return None
+    rows = table.to_pyarrow_dataset()
+    later = [f for f in to_arrow_schema(declared) if f.name not in rows.schema.names] if declared else []
+    return rows.replace_schema(pa.schema([*rows.schema, *later])) if later else rows
 
 
 def _scan(db: duckdb.DuckDBPyConnection, name: str, rows: pads.Dataset, columns: Sequence[str]) -> None:
@@ -415,11 +422,10 @@ def _filled(counted: Sequence[tuple[int, int]], size: int) -> tuple[int, ...]:
 
 def _ledger(db: duckdb.DuckDBPyConnection, lake: Lake, name: str) -> Mapping[str, Mapping[str, int]]:
     """Sums of a dataset's rows in the books, and the start of its last batch: by stage, by table for ``maintain``."""
-    rows = _rows(lake, lake.ledger)
+    rows = _rows(lake, lake.ledger, ledger.SCHEMA)
     if rows is None:
         return {}
-    # A column that came with a later release is not in the books until that writes to them.
-    summed = [n for n in rows.schema.names if n.startswith(("files", "rows"))]
+    summed = [n for n in ledger.SCHEMA.names if n.startswith(("files", "rows"))]
     _scan(db, "ledger", rows, ["stage", "dataset", "outcome", "started_at", *summed])
     found = db.execute(
         f"""SELECT if(stage = 'maintain', dataset, stage) AS what,
@@ -435,7 +441,7 @@ def _quarantine(
     db: duckdb.DuckDBPyConnection, lake: Lake, dataset: Dataset, activity: Series | None
 ) -> tuple[int, int, tuple[Reason, ...]]:
     """Rows and files in quarantine, and why; in the bins of silver's activity if they fall into its time."""
-    rows = _rows(lake, lake.quarantine(dataset.name))
+    rows = _rows(lake, lake.quarantine(dataset.name), quarantine.SCHEMA)
     if rows is None:
         return 0, 0, ()
     # `row` can be megabytes, and `source_row` is null for the same rows: those that stand for files.
@@ -487,7 +493,7 @@ def _quarantine(
 
 
 def _drift(db: duckdb.DuckDBPyConnection, lake: Lake, name: str) -> tuple[dict[str, Any], ...]:
-    rows = _rows(lake, lake.drift)
+    rows = _rows(lake, lake.drift, drift.SCHEMA)
     if rows is None:
         return ()
     columns = ("column", "kind", "before", "after", "source_file", "seen_at")
