@@ -4,6 +4,7 @@
 #   ./spark-submit.sh JOB [options]      run jobs/JOB.py            (./spark-submit.sh help lists them)
 #   ./spark-submit.sh test [pytest args] run the tests
 #   ./spark-submit.sh check              lint, types, imports
+#   ./spark-submit.sh bench [--size S]   time the suite against its peers
 #   ./spark-submit.sh doctor             what is missing on this machine, and what to type
 #   ./spark-submit.sh package            build dist/sensor_lakehouse.zip for --py-files
 #
@@ -125,6 +126,15 @@ case $JOB in
       printf '  %-10s %s\n' "$(basename "$file" .py)" "$(sed -n '1s/^"""\(.*\)/\1/p' "$file" | sed 's/"""$//')"
     done
     exit 0
+    ;;
+  bench) # a virtual environment of its own: the peers bring much, one of them a module named tests
+    VENV=$HOME_DIR/.venv-bench PYTHON=$HOME_DIR/.venv-bench/bin/python
+    export PYSPARK_PYTHON=$PYTHON PYSPARK_DRIVER_PYTHON=$PYTHON
+    install_python "$HOME_DIR/requirements-bench.lock"
+    check_java
+    resolve_jars
+    export LAKEHOUSE_JARS=$JARS_DIR
+    cd "$HOME_DIR" && exec "$PYTHON" -m bench "$@"
     ;;
   test | check)
     install_python "$PINS/requirements-dev.lock"

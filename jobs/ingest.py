@@ -111,7 +111,7 @@ def _ingest_one(
         rows_quarantined=len(refused),
         bytes_read=sum(len(block) for block in _blocks(file)),
     )
-    ledger.record(context.spark, context.lake, [entry], transaction)
+    ledger.record(context.lake, [entry], transaction)
     context.progress(entry)
     return entry
 

@@ -72,7 +72,7 @@ def simulate(
         files=len(written),
         rows_written=sum(file.rows for file in written),
     )
-    ledger.record(context.spark, context.lake, [entry], Transaction(f"simulate/{name}/{context.run_id}", 0))
+    ledger.record(context.lake, [entry], Transaction(f"simulate/{name}/{context.run_id}", 0))
     context.progress(entry)
     return [entry]
 

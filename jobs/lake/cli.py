@@ -73,7 +73,7 @@ class Context:
         """Write the rows that say "nothing new", and print all of them."""
         idle = [entry for entry in entries if entry.outcome == ledger.NOTHING_NEW]
         if idle:
-            ledger.record(self.spark, self.lake, idle, Transaction(f"idle/{self.run_id}", 0))
+            ledger.record(self.lake, idle, Transaction(f"idle/{self.run_id}", 0))
         self.console.table("books", ledger.totals(entries))
 
 

@@ -176,6 +176,24 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> 
         persist(lambda: _write(rows, "append", transaction).option("mergeSchema", "true").save(path), path)
 
 
+def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction) -> None:
+    """Append rows that are at hand, once, without a job of Spark's, which takes a second; it makes the table."""
+    done = progress(lake, path, transaction.application)
+    if done is not None and done >= transaction.number:
+        return
+    deltalake.write_deltalake(
+        lake.delta_uri(path),
+        rows,
+        mode="append",
+        schema_mode="merge",
+        storage_options=lake.delta_options(),
+        writer_properties=deltalake.WriterProperties(compression="ZSTD"),
+        commit_properties=deltalake.CommitProperties(
+            app_transactions=[deltalake.Transaction(transaction.application, transaction.number)],
+        ),
+    )
+
+
 def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, only: str = "") -> None:
     """Make the table, or replace all of it.
 

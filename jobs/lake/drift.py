@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.lake import delta
 from jobs.lake.conform import Drift
@@ -29,19 +31,19 @@ SCHEMA = T.StructType(
 )
 
 
-def record(spark: SparkSession, lake: Lake, dataset: str, found: Mapping[Drift, str], transaction: Transaction) -> None:
+def record(lake: Lake, dataset: str, found: Mapping[Drift, str], transaction: Transaction) -> None:
     """Write the differences that were not seen before, each with the first file that showed it."""
-    if not found:
-        return
+    table = delta.open_table(lake, lake.drift) if found else None
     known = set()
-    if delta.latest_version(lake, lake.drift) is not None:
-        seen = spark.read.format("delta").load(lake.drift).where(F.col("dataset") == dataset)
-        known = {Drift(*row) for row in seen.select("column", "kind", "before", "after").collect()}
+    if table is not None:
+        names = [f.name for f in fields(Drift)]
+        seen = table.to_pyarrow_dataset().to_table(names, filter=pc.field("dataset") == dataset)
+        known = {Drift(**row) for row in seen.to_pylist()}
     now = datetime.now(UTC)
     rows = [
-        (dataset, d.column, d.kind, d.before, d.after, file, transaction.tag, now)
+        {"dataset": dataset, **asdict(d), "source_file": file, "batch_id": transaction.tag, "seen_at": now}
         for d, file in found.items()
         if d not in known
     ]
     if rows:
-        delta.append(lake, spark.createDataFrame(rows, SCHEMA).coalesce(1), lake.drift, transaction)
+        delta.append_here(lake, pa.Table.from_pylist(rows, to_arrow_schema(SCHEMA)), lake.drift, transaction)

@@ -143,7 +143,7 @@ class Following:
             )
             # A rebuild has the transaction of the build it repeats, which the books have.
             booked = Transaction(f"{transaction.application}/{self.run_id}", version) if rebuild else transaction
-            ledger.record(self.spark, self.lake, [entry], booked)
+            ledger.record(self.lake, [entry], booked)
             yield entry
 
     def _reflect(self, seen: Mapping[str, int | None]) -> None:

@@ -8,8 +8,9 @@ from datetime import datetime
 from importlib import metadata
 from typing import Any
 
-from pyspark.sql import SparkSession
+import pyarrow as pa
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs import VERSION
 from jobs.lake import delta
@@ -85,11 +86,10 @@ class Entry:
         return self
 
 
-def record(spark: SparkSession, lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction) -> None:
+def record(lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction) -> None:
     """Write rows of the books, once."""
-    names = [f.name for f in SCHEMA]
-    rows = [tuple(asdict(entry)[name] for name in names) for entry in entries]
-    delta.append(lake, spark.createDataFrame(rows, SCHEMA).coalesce(1), lake.ledger, transaction)
+    rows = pa.Table.from_pylist([asdict(entry) for entry in entries], to_arrow_schema(SCHEMA))
+    delta.append_here(lake, rows, lake.ledger, transaction)
 
 
 def totals(entries: Iterable[Entry]) -> list[dict[str, Any]]:

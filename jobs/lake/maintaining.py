@@ -151,7 +151,7 @@ class Care:
             # Once the log has forgotten the commit nobody can tell; the report then shows rows as missing.
             rows_expired=int(commit["operationMetrics"]["numDeletedRows"]) if commit else 0,
         )
-        ledger.record(self.spark, self.lake, [entry], transaction)
+        ledger.record(self.lake, [entry], transaction)
         return entry
 
     def tidy(self, table: Kept, *, cluster: bool) -> tuple[Done, ledger.Entry] | None:
@@ -172,7 +172,7 @@ class Care:
             files=done.files_joined,
             bytes_read=done.bytes_joined,
         )
-        ledger.record(self.spark, self.lake, [entry], Transaction(f"maintain/{self.run_id}/{table.path}", 0))
+        ledger.record(self.lake, [entry], Transaction(f"maintain/{self.run_id}/{table.path}", 0))
         return done, entry
 
     def _join(self, table: Kept, *, cluster: bool) -> tuple[int, int, int]:

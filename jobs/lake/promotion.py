@@ -69,7 +69,7 @@ class Promotion:
             rows_duplicate=counts["rows_duplicate"],
             rows_quarantined=counts["rows_quarantined"],
         ).check()
-        ledger.record(self.spark, self.lake, [entry], transaction)
+        ledger.record(self.lake, [entry], transaction)
         return entry
 
     def _write_readable(
@@ -103,7 +103,7 @@ class Promotion:
             silver = self.lake.silver(self.dataset.name)
             base = delta.version_before(self.lake, silver, transaction)
             judged = self.judge.judge(readable, base)
-            drift.record(self.spark, self.lake, self.dataset.name, judged.drift, transaction)
+            drift.record(self.lake, self.dataset.name, judged.drift, transaction)
             delta.append(self.lake, judged.fresh(), silver, transaction)
             found = judged.counts()
             counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}

@@ -104,7 +104,7 @@ class Replay:
             probed, judged = self._judge(names, delta.version_before(self.lake, silver, transaction))
             counts = dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
             if judged is not None:
-                drift.record(self.spark, self.lake, self.dataset.name, judged.drift, transaction)
+                drift.record(self.lake, self.dataset.name, judged.drift, transaction)
                 delta.append(self.lake, judged.fresh(), silver, transaction)
                 counts = _counted(judged)
             entry = ledger.Entry(
@@ -122,7 +122,7 @@ class Replay:
                 rows_duplicate=counts["rows_duplicate"],
                 rows_quarantined=counts["rows_quarantined"],
             ).check()
-            ledger.record(self.spark, self.lake, [entry], transaction)
+            ledger.record(self.lake, [entry], transaction)
             self._settle(probed, judged, transaction)
             yield entry
 

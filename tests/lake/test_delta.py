@@ -64,6 +64,18 @@ def test_append__of_no_rows_is_a_transaction_as_well(lake: Context, table: str):
     assert delta.progress(lake.lake, table, "app") == 3
 
 
+def test_append_here__once_and_a_new_column_is_added(lake: Context):
+    path = lake.lake.silver("notes")
+    for number, rows in enumerate([{"id": [1]}, {"id": [2], "note": ["new"]}]):
+        for _ in range(2):
+            delta.append_here(lake.lake, pa.table(rows), path, Transaction("app", number))
+    assert content(path) == [(1, None), (2, "new")]
+    assert delta.progress(lake.lake, path, "app") == 1
+    assert [row.asDict() for row in lake.spark.read.format("delta").load(path).where("note IS NULL").collect()] == [
+        {"id": 1, "note": None}
+    ]
+
+
 def test_overwrite__replaces_all_of_it(lake: Context, table: str):
     delta.overwrite(lake.lake, numbers(lake, 1, 2, note="new"), table, Transaction("again", 0))
     assert content(table) == [(1, 10, "new"), (2, 20, "new")]

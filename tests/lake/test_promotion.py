@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -194,14 +195,17 @@ def test_promote__killed_before_any_write_and_run_again(floor: Floor, monkeypatc
     floor.promote(floor.put("a.parquet", toy(("a", 1, 1.0))))
     rows = [("a", 1, 1.0, 1), ("a", 1, 2.0, 1), ("a", 2, 2.0, 1), ("a", 3, NAN, 1)]
     file = floor.put("b.parquet", toy(*rows, extra=pa.int32()))
-    whole = delta.append
 
-    def dies(lake: Any, frame: Any, path: str, transaction: Any) -> None:
-        if table in path:
-            raise KeyboardInterrupt
-        whole(lake, frame, path, transaction)
+    def dying(whole: Callable[..., None]) -> Callable[..., None]:
+        def dies(lake: Any, rows: Any, path: str, transaction: Any) -> None:
+            if table in path:
+                raise KeyboardInterrupt
+            whole(lake, rows, path, transaction)
 
-    monkeypatch.setattr(delta, "append", dies)
+        return dies
+
+    for name in ("append", "append_here"):
+        monkeypatch.setattr(delta, name, dying(getattr(delta, name)))
     with pytest.raises(KeyboardInterrupt):
         floor.promote(file, number=1)
     monkeypatch.undo()

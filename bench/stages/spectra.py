@@ -1,0 +1,140 @@
+"""Silver to gold: features of every sensor, axis and window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from bench import suite
+from bench.stage import Contender, Role, Stage, Task, fetched, linked
+from bench.stages import silver
+from jobs import gold
+from jobs.catalog import DATASETS, GOLD
+from jobs.features.sensor_spectra import ARROW_SCHEMA, SpectraSettings, features
+from jobs.lake import cli, delta
+from jobs.lake.layout import Lake
+
+TABLE = GOLD["sensor_spectra"]
+ARROWS = to_arrow_schema(DATASETS["accelerometer"].schema)
+SETTINGS = SpectraSettings()
+
+
+def prepare(task: Task) -> None:
+    """Silver, as ours writes it."""
+    silver.prepare(task)
+    from jobs.silver import promote
+
+    context = cli.context(str(task.data))
+    promote(context, DATASETS["accelerometer"])
+    context.spark.stop()
+
+
+def silver_files(task: Task) -> list[str]:
+    """The files of silver."""
+    lake = Lake.parse(str(task.data))
+    version = delta.latest_version(lake, lake.silver("accelerometer"))
+    assert version is not None
+    return [file.path for file in delta.files(lake, lake.silver("accelerometer"), version)]
+
+
+class Suite(suite.Suite):
+    """Ours: Spark hands out file names, workers read and compute."""
+
+    def lay_out(self, out: Path) -> None:
+        """A lake that has the silver."""
+        linked(self.task.data / "silver", out / "silver")
+
+    def run(self, out: Path) -> int:
+        """Compute gold."""
+        gold.bring_up(self.context(out), TABLE)
+        return self.task.size.samples
+
+
+class ApplyInPandas(suite.Suite):
+    """Spark as everyone writes it: the same kernel, given each window as a pandas frame."""
+
+    name: ClassVar[str] = "groupBy(...).applyInPandas"
+    role: ClassVar[Role] = "peer"
+
+    def run(self, out: Path) -> int:
+        """Compute and write Parquet."""
+        context = self.context(out)
+        rows = context.spark.read.format("delta").load(str(self.task.data / "silver" / "accelerometer"))
+        number = F.call_function("div", F.unix_micros("event_time"), F.lit(SETTINGS.window_spec.hop_us))
+
+        def of_window(frame: pd.DataFrame) -> pd.DataFrame:
+            table = pa.Table.from_pandas(frame.drop(columns="window"), ARROWS, preserve_index=False)
+            found: pd.DataFrame = features(table, SETTINGS).to_pandas(maps_as_pydicts="lossy")
+            return found
+
+        found = rows.withColumn("window", number).groupBy("sensor_id", "window").applyInPandas(of_window, TABLE.schema)
+        found.write.parquet(str(out / "spectra"))
+        return self.task.size.samples
+
+
+def of_sensors(files: list[str], out: str, sensors: tuple[int, list[str]]) -> int:
+    """Read some sensors, compute, write a file: what a worker of the script does."""
+    number, names = sensors
+    rows = pq.read_table(files, filters=[("sensor_id", "in", names)], use_threads=False)
+    found = features(rows, SETTINGS)
+    pq.write_table(found, f"{out}/{number}.parquet", compression="zstd")
+    return int(rows.num_rows)
+
+
+class Script(Contender):
+    """pyarrow and the same kernel in as many processes as there are cores, without Spark, books or Delta."""
+
+    name: ClassVar[str] = "script without Spark"
+    role: ClassVar[Role] = "limit"
+
+    def open(self) -> None:
+        """Start the processes, and let them load what they need."""
+        self.pool = ProcessPoolExecutor(self.task.cores, get_context("spawn"))
+        self.files = silver_files(self.task)
+        names = fetched(f"SELECT DISTINCT sensor_id FROM read_parquet({self.files!r}) ORDER BY 1")
+        self.sensors = [name for (name,) in names]
+        list(self.pool.map(len, [TABLE.name] * self.task.cores))
+
+    def run(self, out: Path) -> int:
+        """Share the sensors out."""
+        out.mkdir(parents=True, exist_ok=True)
+        counts: Iterator[int] = self.pool.map(partial(of_sensors, self.files, str(out)), self._shares())
+        return sum(counts)
+
+    def _shares(self) -> Iterator[tuple[int, list[str]]]:
+        size = 8
+        for start in range(0, len(self.sensors), size):
+            yield start, self.sensors[start : start + size]
+
+
+def digest(contender: str, out: Path) -> object | None:
+    """Rows, and sums of some of the features, to as many digits as their order leaves."""
+    folder = {Suite.name: "gold/sensor_spectra/", ApplyInPandas.name: "spectra/"}.get(contender, "")
+    return fetched(
+        f"""SELECT count(*), count(dominant_hz), round(sum(rms::DOUBLE), 3), round(sum(dominant_hz::DOUBLE), 3),
+        round(sum(kurtosis::DOUBLE), 2), count(DISTINCT window_start)
+        FROM read_parquet('{out}/{folder}*.parquet')"""
+    )
+
+
+assert ARROW_SCHEMA.names == TABLE.schema.names
+
+STAGE = Stage(
+    name="spectra",
+    title="silver to gold/sensor_spectra",
+    unit="rows",
+    contenders=(Suite, ApplyInPandas, Script),
+    prepare=prepare,
+    digest=digest,
+    targets={ApplyInPandas.name: 20, Script.name: 1 / 1.5},
+)

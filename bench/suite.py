@@ -1,0 +1,25 @@
+"""The suite as a contender: its jobs in one session, as a person would run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from bench.stage import Contender, Role
+from jobs.lake import cli
+from jobs.lake.cli import Context
+
+
+class Suite(Contender):
+    """Ours, with a session that is open."""
+
+    name: ClassVar[str] = "sensor-lakehouse"
+    role: ClassVar[Role] = "ours"
+
+    def open(self) -> None:
+        """Open the session."""
+        assert self.context(Path("unused")).spark is not None
+
+    def context(self, lake: Path) -> Context:
+        """The context of a lake, with the settings that ship."""
+        return cli.context(str(lake))

@@ -1,0 +1,86 @@
+"""The benchmark: contenders in turns, what they make compared, ratios that say who is faster."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import __main__ as bench
+from bench import registry
+from bench.measure import Result, measure, prepared
+from bench.stage import SIZES, linked
+
+ROOT = Path(__file__).parents[2]
+
+
+def result(contender: str, role: str, rows: int, *seconds: float) -> Result:
+    return Result("simulate", contender, role, rows, list(seconds), 100)
+
+
+def test_table__a_ratio_above_one_says_that_ours_is_faster():
+    ours = result("sensor-lakehouse", "ours", 1_000, 2.0, 1.0, 9.0)
+    slow = result("pandas, sensor by sensor", "peer", 1_000, 4.0, 4.0, 4.0)
+    limit = result("noise and Parquet only", "limit", 500, 0.3, 0.3, 0.3)  # half the rows: as if 0.6 for all
+    rows = bench.table([ours, slow, limit])
+    assert [row["ratio"] for row in rows] == [1.0, 2.0, 0.3]
+    assert [row["seconds"] for row in rows] == [2.0, 4.0, 0.3]
+    assert [row["target"] for row in rows] == ["", "", ">= 0.40 NOT met"]
+    assert rows[0]["rows/s"] == 500
+
+
+def test_page__the_table_is_put_between_its_marks_and_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    page = tmp_path / "page.md"
+    page.write_text("# Before\n<!-- written by bench -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(bench, "PAGE", page)
+    rows = bench.table([result("sensor-lakehouse", "ours", 1_000_000, 1.0)])
+    for _ in range(2):
+        bench.write_page(rows, "the command")
+        text = page.read_text()
+        assert text.startswith("# Before\n<!-- written by bench -->\n")
+        assert "the command" in text
+        assert "| simulate | sensor-lakehouse | 1.0 |  | 1.0 | 1,000,000 | 100 |" in text
+        assert text.endswith("<!-- end -->\nafter\n")
+        assert "old" not in text
+
+
+def test_measure__runs_in_turns_and_refuses_contenders_that_make_different_things(tmp_path: Path):
+    stage = registry.stage("simulate")
+    task = prepared(stage, SIZES["small"], tmp_path, cores=1)
+    said: list[str] = []
+    found = measure(stage, task, tmp_path, rounds=2, say=said.append)
+    names = [c.name for c in stage.contenders]
+    assert [line.split("  ")[-1] for line in said[:3]] == ["(warm-up)"] * 3
+    assert [name for line in said for name in names if name in line] == names * 3
+    assert [(r.role, r.rows, len(r.seconds)) for r in found] == [(c.role, 480_000, 2) for c in stage.contenders]
+    assert all(r.peak_rss_mb > 50 for r in found)
+    other = replace(stage, digest=lambda contender, _: contender)
+    with pytest.raises(AssertionError, match="pandas, sensor by sensor made"):
+        measure(other, task, tmp_path, rounds=0, say=said.append)
+
+
+def test_linked__a_folder_of_the_same_files(tmp_path: Path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_text("x")
+    linked(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c" / "b" / "file").samefile(tmp_path / "a" / "b" / "file")
+
+
+def test_worker__that_dies_is_said_with_the_end_of_its_log(tmp_path: Path):
+    stage = registry.stage("simulate")
+    gone = replace(stage, name="no_such_stage")
+    with pytest.raises(RuntimeError, match=r"(?s)a contender died.*No module named"):
+        measure(gone, prepared(stage, SIZES["small"], tmp_path, 1), tmp_path, 1, lambda _: None)
+
+
+def test_command__one_stage_as_json(tmp_path: Path):
+    words = ["--only", "simulate", "--size", "small", "--rounds", "1", "--home", str(tmp_path), "--json"]
+    done = subprocess.run([sys.executable, "-m", "bench", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    (rows,) = json.loads(done.stdout).values()
+    assert [row["contender"] for row in rows] == [c.name for c in registry.stage("simulate").contenders]
