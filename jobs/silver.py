@@ -47,7 +47,7 @@ def plan(context: Context, dataset: Dataset) -> dict[str, object]:
 def promote(context: Context, dataset: Dataset) -> list[Entry]:
     """Promote every file that has not been, batch by batch; what is done is never done again."""
     entries: list[Entry] = []
-    failure: list[Exception] = []
+    failure: list[BaseException] = []
 
     def batch(arrived: DataFrame, number: int) -> None:
         spark = arrived.sparkSession
@@ -63,9 +63,11 @@ def promote(context: Context, dataset: Dataset) -> list[Entry]:
         files = checkpoint.batch_files(context.lake, "silver", dataset.name, number)
         try:
             entry = promotion.promote(files, Transaction(f"silver/{dataset.name}/{query}", number))
-        except Exception as error:
+        except BaseException as error:
             failure.append(error)  # Spark would hand on only its text
-            raise
+            if isinstance(error, Exception):
+                raise
+            raise RuntimeError(str(error)) from error  # a panic of Rust's: Spark would wait for ever
         entries.append(entry)
         context.progress(entry)
 

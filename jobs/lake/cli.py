@@ -99,10 +99,17 @@ def context(
         tables={name: table.settings for name, table in GOLD.items()},
     )
     _check_keep_days(settings)
+    place = Lake.parse(settings.general.lake, settings.s3)
+    if {*place.uri} & {*"[]"}:
+        raise UsageError(
+            f"'{place.uri}' cannot be a lake",
+            why="deltalake, which writes the books, cannot write below a folder that has [ or ] in its name",
+            remedy="choose another folder with --lake",
+        )
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return Context(
         settings,
-        Lake.parse(settings.general.lake, settings.s3),
+        place,
         Console(as_json, verbose),
         plan,
         f"{stamp}-{secrets.token_hex(3)}",

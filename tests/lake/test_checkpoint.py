@@ -41,7 +41,7 @@ def test_bronze_files__in_the_order_of_arrival_without_hidden_ones(lake: Context
     assert checkpoint.bronze_files(lake.lake, "nothing") == []
 
 
-@pytest.mark.parametrize("folder", ["lake", "a lake é, [1] {x} 100%"])
+@pytest.mark.parametrize("folder", ["lake", "a lake é, (1) {x} 100%"])
 def test_waiting__before_and_after_a_promotion(lake: Context, tmp_path: Path, folder: str):
     context = with_toy(cli.context(str(tmp_path / folder), "testing"), max_files_per_batch=6)
     floor = Floor(context)

@@ -119,6 +119,7 @@ def test_main__wrong_options_are_2(argv: list[str], capsys: Captured):
         (["--set", "silver.max_files_per_batch=0"], "LH202"),
         (["--profile", "nightly"], "LH202"),
         (["--lake", "hdfs://x"], "LH200"),
+        (["--lake", "/data/[x]"], "LH200"),
     ],
 )
 def test_main__wrong_settings_are_2(argv: list[str], code: str, capsys: Captured):
@@ -126,7 +127,7 @@ def test_main__wrong_settings_are_2(argv: list[str], code: str, capsys: Captured
     assert capsys.readouterr().err.startswith(code)
 
 
-@pytest.mark.parametrize("name", ["/data/a #b", "/data/a: b", "/data/[x]", "/data/é🙂", "/2026", "/data/'q\""])
+@pytest.mark.parametrize("name", ["/data/a #b", "/data/a: b", "/data/(x)", "/data/é🙂", "/2026", "/data/'q\""])
 def test_context__a_lake_is_taken_as_it_is_typed(name: str):
     assert cli.context(name).lake.uri == name
     assert cli.context("2026").lake.uri == f"{os.getcwd()}/2026"
