@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -273,17 +273,24 @@ def in_transaction(spark: SparkSession, transaction: Transaction) -> Iterator[No
         "spark.databricks.delta.write.txnVersion": str(transaction.number),
         "spark.databricks.delta.commitInfo.userMetadata": transaction.tag,
     }
-    for name, value in names.items():
+    with configured(spark, names):
+        yield
+
+
+@contextmanager
+def configured(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
+    """Have settings in the session while the block runs."""
+    for name, value in values.items():
         spark.conf.set(name, value)
     try:
         yield
     finally:
-        for name in names:
+        for name in values:
             spark.conf.unset(name)
 
 
-def files(lake: Lake, path: str, version: int) -> list[AddedFile]:
-    """All data files of a table at a version."""
+def files(lake: Lake, path: str, version: int | None = None) -> list[AddedFile]:
+    """All data files of a table at a version, or as it is now; none if there is no table."""
     table = open_table(lake, path, version)
     if table is None:
         return []

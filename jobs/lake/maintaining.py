@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -92,9 +91,7 @@ class Care:
 
     def look(self, table: Kept) -> dict[str, Any]:
         """What there is to do; nothing is written."""
-        path = self._path(table)
-        version = delta.latest_version(self.lake, path)
-        files = [] if version is None else delta.files(self.lake, path, version)
+        files = delta.files(self.lake, self._path(table))
         small = [f.bytes for f in files if f.bytes < self.settings.target_file_bytes // 2]
         removable = self._removable(table)
         return {
@@ -178,8 +175,7 @@ class Care:
     def _join(self, table: Kept, *, cluster: bool) -> tuple[int, int, int]:
         """Files read, files written and bytes read."""
         path = self._path(table)
-        version = delta.latest_version(self.lake, path)
-        files = [] if version is None else delta.files(self.lake, path, version)
+        files = delta.files(self.lake, path)
         cluster = cluster and bool(table.cluster_by)
         if len(files) < 2 or (cluster and self._is_clustered(table)):
             return 0, 0, 0
@@ -188,7 +184,7 @@ class Care:
             optimize = DeltaTable.forPath(self.spark, path).optimize()
             return optimize.executeZOrderBy(*table.cluster_by) if cluster else optimize.executeCompaction()
 
-        with self._sizes():
+        with delta.configured(self.spark, self._sizes):
             found = delta.persist(join, path).select("metrics.*").first()
         return found["numFilesRemoved"], found["numFilesAdded"], found["filesRemoved"]["totalSize"] or 0
 
@@ -200,22 +196,16 @@ class Care:
                 return bool(commit["operationParameters"].get("zOrderBy", "[]") != "[]")
         return False
 
-    @contextmanager
-    def _sizes(self) -> Iterator[None]:
+    @property
+    def _sizes(self) -> dict[str, str]:
+        """How Delta's OPTIMIZE is told what files are to be like."""
         target = self.settings.target_file_bytes
-        values = {
+        return {
             "spark.databricks.delta.optimize.maxFileSize": str(target),
             "spark.databricks.delta.optimize.minFileSize": str(target // 2),
             # Readers prune row groups as well as files.
             "spark.databricks.io.skipping.mdc.sortWithinFiles": "true",
         }
-        for name, value in values.items():
-            self.spark.conf.set(name, value)
-        try:
-            yield
-        finally:
-            for name in values:
-                self.spark.conf.unset(name)
 
     def _removable(self, table: Kept) -> dict[str, int]:
         """Files that the table has not needed for long enough, by their path within it, and their length."""

@@ -261,9 +261,8 @@ def test_expire__gold_that_tells_the_time_keeps_it_and_gold_that_sums_up_is_of_w
     rivers = cli.context(lake.lake.uri, "testing", [KEEP])
     simulate.simulate(rivers, "waterways", WATERWAYS)
     pipeline.run_stages(rivers)
-    activity = table_of(rivers, "gold/county_activity").sort_by(
-        [("county", "ascending"), ("window_start", "ascending")]
-    )
+    order = [("county", "ascending"), ("window_start", "ascending")]
+    activity = table_of(rivers, "gold/county_activity").sort_by(order)
     total = table_of(rivers, "silver/waterways").num_rows
     expired = next(entry.rows_expired for entry in run_maintain(rivers))
     held = table_of(rivers, "silver/waterways")
@@ -272,7 +271,6 @@ def test_expire__gold_that_tells_the_time_keeps_it_and_gold_that_sums_up_is_of_w
 
     again = replace(rivers, run_id="again")
     pipeline.run_stages(again)
-    order = [("county", "ascending"), ("window_start", "ascending")]
     assert table_of(rivers, "gold/county_activity").sort_by(order) == activity
     profile = table_of(rivers, "gold/county_profile")
     assert (
