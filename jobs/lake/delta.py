@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from operator import and_
 from typing import Any, NamedTuple, TypeVar
@@ -31,6 +31,7 @@ _CONFLICTS: tuple[type[Exception], ...] = tuple(getattr(exceptions, name) for na
 _ATTEMPTS = 8
 _FIRST_PAUSE = 0.2
 _EPOCH = date(1970, 1, 1)
+_PREFIX = 32  # characters of a text that Delta's statistics keep
 T = TypeVar("T")
 
 
@@ -305,6 +306,36 @@ def files(lake: Lake, path: str, version: int | None = None) -> list[AddedFile]:
         )
         for row in pa.table(actions).to_pylist()
     ]
+
+
+def may_hold(file: AddedFile, bounds: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether a file could have rows within bounds, by the log's statistics.
+
+    The log cuts times to milliseconds and long text to a prefix, so its largest values are taken generously.
+
+    Args:
+        file: The file.
+        bounds: Column -> (smallest, largest) value; an instant may be given in microseconds since the epoch.
+    """
+    return all(
+        (name not in file.low or _plain(file.low[name]) <= _plain(largest))
+        and (name not in file.high or _reaches(file.high[name], smallest))
+        for name, (smallest, largest) in bounds.items()
+    )
+
+
+def _reaches(highest: Any, value: Any) -> bool:
+    if isinstance(highest, datetime):
+        return bool(_plain(highest) + 1000 >= _plain(value))
+    return bool(highest >= (value[:_PREFIX] if isinstance(value, str) else value))
+
+
+def _plain(value: Any) -> Any:
+    """An instant as microseconds since the epoch, anything else as it is."""
+    if not isinstance(value, datetime):
+        return value
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    return (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _present(values: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from jobs.lake import intake, quality
+from jobs.lake import delta, intake, quality, rivals
 from jobs.lake.config import SilverSettings
 from jobs.lake.conform import MISFIT, MISFITS, Drift, conform
 from jobs.lake.intake import Probed
@@ -22,6 +23,7 @@ _REFUSED, _WHY, _VERDICT = "_refused", "_why", "_verdict"
 _VERDICTS = ("fresh", "duplicate", "conflict", "implausible")
 _CONFLICT = "conflicting_duplicate key: another row with this key and other values came first"
 _MAX_TRAITS = 1000
+_MANY = 250_000  # rows of a batch from which comparing all of them takes longer than finding those that need it
 
 REFUSAL: Mapping[str, str] = {
     "_row": "string",
@@ -104,29 +106,49 @@ class Judge:
         self,
         readable: Sequence[Probed],
         base: int | None,
-        only: Callable[[DataFrame], DataFrame] = lambda rows: rows,
+        only: Callable[[DataFrame], DataFrame] | None = None,
     ) -> Judged:
         """Judge the rows of readable files against silver as it was.
 
         Args:
             readable: Files in their order of arrival.
             base: Version of silver; None if there is none yet.
-            only: Rows with :data:`jobs.lake.intake.PROVENANCE` -> those of them that are wanted.
+            only: Rows with :data:`jobs.lake.intake.PROVENANCE` -> those of them that are wanted; None for all.
         """
         declared = self.declared(base)
         arrives = intake.evolved_schema(self.arrives(declared), readable, self.dataset.aliases)
         known = {*declared.names, *self.arrives(declared).names}
         target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
-        checked = self.check(only(intake.read(self.spark, self.lake, self.dataset, readable, arrives)), target)
+        arrived = intake.read(self.spark, self.lake, self.dataset, readable, arrives)
+        checked = self.check(only(arrived) if only else arrived, target)
         keys = self._key_ranges(checked, readable) if base is not None else {}
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
         drift |= _traits(checked) if self.dataset.decode else {}
 
+        held = [] if base is None else [self._held(target, base, keys)]
+        places = None if only else self._rivals(readable, base)
+
+        count = sum(p.rows for p in readable)
+
         def rank(valid: DataFrame) -> DataFrame:
-            held = [] if base is None else [self._held(target, base, keys)]
-            return self._rank(valid, target, held, sum(p.rows for p in readable))
+            if places is None:
+                return self._rank(valid, target, held, count)
+            in_place = valid.coalesce(self._files(count))
+            if not len(places):
+                return in_place.withColumn(_VERDICT, F.lit("fresh"))
+            # Not out of ``valid``, whose rows are counted as they pass.
+            few = self.check(_at(arrived, places), target).where(f"NOT {_REFUSED}")
+            return _told(in_place, self._rank(few, target, held, len(places)))
 
         return Judged(checked, rank, target.names, drift)
+
+    def _rivals(self, readable: Sequence[Probed], base: int | None) -> rivals.Int64 | None:
+        """The rows that have to be compared; None for all."""
+        alone = self.dataset.decode is None and self.dataset.neighbours is None
+        if not alone or sum(p.rows for p in readable) < _MANY:
+            return None
+        held = [] if base is None else delta.files(self.lake, self.lake.silver(self.dataset.name), base)
+        return rivals.find(self.spark, self.lake, self.dataset, readable, held)
 
     def check(self, rows: DataFrame, target: T.StructType) -> DataFrame:
         """Decode rows of bronze, clean them and check them by the rules, each by itself.
@@ -180,25 +202,25 @@ class Judge:
             rows = rows.unionByName(more, allowMissingColumns=True)
         compared = [f for f in target if f.name not in {*self.dataset.key, *self.dataset.incidental}]
         values_of_row = F.struct(*(comparable(f) for f in compared)) if compared else F.lit(0)
-        order = Window.partitionBy(*self.dataset.key).orderBy("_arrival")
-        first = F.first(values_of_row).over(order.rowsBetween(Window.unboundedPreceding, Window.currentRow))
+        together = [self.dataset.entity] if self.dataset.entity in self.dataset.key else self.dataset.key
+        of_key = _rows_of_key(together, [name for name in self.dataset.key if name not in together])
         verdict = (
             F.when(F.col("_arrival") == _HELD, "held")
-            .when(F.row_number().over(order) == 1, "fresh")
-            .when(first.eqNullSafe(values_of_row), "duplicate")
+            .when(F.col("_arrival") == F.min("_arrival").over(of_key), "fresh")
+            .when(F.min_by(values_of_row, "_arrival").over(of_key).eqNullSafe(values_of_row), "duplicate")
             .otherwise("conflict")
         )
-        partitions = max(
-            -(-count // self.bounds.rows_per_file),
-            min(self.spark.sparkContext.defaultParallelism, -(-count // 250_000)),
-        )
-        together = [self.dataset.entity] if self.dataset.entity in self.dataset.key else self.dataset.key
-        ranked = rows.repartition(partitions, *together).withColumn(_VERDICT, verdict)
+        ranked = rows.repartition(self._files(count), *together).withColumn(_VERDICT, verdict)
         why = F.when(F.col(_VERDICT) == "conflict", F.array(F.lit(_CONFLICT))).otherwise(
             F.array().cast("array<string>")
         )
         ranked = ranked.withColumn(_WHY, why)
         return ranked if self.dataset.neighbours is None else self._compare_neighbours(ranked)
+
+    def _files(self, count: int) -> int:
+        """How many files so many rows are written to, at most."""
+        used_by_all_cores = min(self.spark.sparkContext.defaultParallelism, -(-count // _MANY))
+        return max(-(-count // self.bounds.rows_per_file), used_by_all_cores)
 
     def _compare_neighbours(self, ranked: DataFrame) -> DataFrame:
         how = self.dataset.neighbours
@@ -235,6 +257,32 @@ class Judge:
         found = checked.where(f"NOT {_REFUSED}").agg(*ends).first()
         assert found is not None
         return {name: (found[f"min_{name}"], found[f"max_{name}"]) for name in self.dataset.key}
+
+
+def _at(rows: DataFrame, arrivals: rivals.Int64) -> DataFrame:
+    """The rows at these places in the order of arrival."""
+    places = rows.sparkSession.createDataFrame(pa.table({"_arrival": arrivals}))
+    return rows.join(F.broadcast(places), "_arrival", "left_semi")
+
+
+def _told(valid: DataFrame, ranked: DataFrame) -> DataFrame:
+    """Add the verdict where only a few rows are ranked: the others are fresh, and stay where they are."""
+    verdicts = F.broadcast(ranked.select("_arrival", _VERDICT, _WHY))
+    return (
+        valid.withColumnRenamed(_WHY, "_none")
+        .join(verdicts, "_arrival", "left")
+        .withColumns({_VERDICT: F.coalesce(_VERDICT, F.lit("fresh")), _WHY: F.coalesce(_WHY, "_none")})
+    )
+
+
+def _rows_of_key(together: Sequence[str], rest: Sequence[str]) -> WindowSpec:
+    """For a row, all rows with its key.
+
+    One partition for each entity and an order within, rather than a partition for each key: Spark's cost of opening a
+    partition is several times that of a row.
+    """
+    partition = Window.partitionBy(*together)
+    return partition.orderBy(*rest).rangeBetween(Window.currentRow, Window.currentRow) if rest else partition
 
 
 def _decoded(decode: Decode, rows: DataFrame, target: T.StructType) -> DataFrame:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from jobs.lake.config import Settings
 from jobs.lake.layout import Lake
@@ -12,6 +12,8 @@ from jobs.lake.layout import Lake
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 # Writes a checkpoint's file to S3 at its final place and leaves nothing there if it is interrupted, where Spark's own
 # copies and deletes.
@@ -34,6 +36,7 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.files.maxRecordsPerFile": str(settings.silver.rows_per_file),
         # INT96, Spark's default, has no statistics and is deprecated; other readers want microseconds.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         # Files with nanoseconds (pandas' default) come as integers and are converted by the promotion.
@@ -53,6 +56,9 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+    if not lake.on_s3:
+        # A job to look up the files of a batch pays only where each look crosses a network.
+        conf["spark.sql.sources.parallelPartitionDiscovery.threshold"] = "100000"
     conf |= {f"spark.hadoop.parquet.enable.dictionary#{name}": "false" for name in float_columns}
     if lake.on_s3:
         conf["spark.hadoop.fs.s3a.endpoint.region"] = lake.s3.region
@@ -82,6 +88,12 @@ def open_session(settings: Settings, lake: Lake, float_columns: Iterable[str] = 
     else:
         session.conf.unset(_CHECKPOINT_MANAGER)
     return session
+
+
+def on_workers(spark: SparkSession, items: Sequence[In], work: Callable[[In], Out]) -> list[Out]:
+    """Do the same with each item, on the workers: in as many tasks as there are cores, as each takes 0.1 s to start."""
+    slices = min(len(items), spark.sparkContext.defaultParallelism)
+    return spark.sparkContext.parallelize(items, slices).map(work).collect()
 
 
 def _build(conf: dict[str, str], driver_memory: str) -> SparkSession:

@@ -20,8 +20,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.lake.delta import AddedFile
+from jobs.lake.delta import AddedFile, may_hold
 from jobs.lake.layout import Lake
+from jobs.lake.session import on_workers
 from jobs.lake.tables import GoldTable, Windowed
 
 Range = tuple[int, int]
@@ -73,7 +74,7 @@ def find_touched(
     def touch(place: str) -> list[Touched]:
         return _touch(filesystem, place, entity, time, window)
 
-    return spark.sparkContext.parallelize(places, len(places)).flatMap(touch).collect()
+    return [item for found in on_workers(spark, places, touch) for item in found]
 
 
 def _touch(filesystem: pafs.FileSystem, place: str, entity: str, time: str, window: tuple[int, int]) -> list[Touched]:
@@ -185,26 +186,14 @@ def _files_for(
 ) -> tuple[str, ...]:
     entity, time = how.columns[:2]
     start, end = _span(windows, window)
-    first, last = min(windows), max(windows)
-    return tuple(
-        lake.arrow_path(f.path)
-        for f in held
-        # The log cuts times to milliseconds and long text to a prefix: both bounds are taken generously.
-        if _micros(f.low.get(time), 0) < end
-        and _micros(f.high.get(time), end) + 1000 >= start
-        and f.low.get(entity, "") <= last
-        and f.high.get(entity, last) >= first[:32]
-    )
+    wanted = {time: (start, end - 1), entity: (min(windows), max(windows))}
+    return tuple(lake.arrow_path(f.path) for f in held if may_hold(f, wanted))
 
 
 def _span(windows: Mapping[str, tuple[Range, ...]], window: tuple[int, int]) -> tuple[int, int]:
     """Start of the earliest window and end of the latest, in microseconds since the epoch."""
     (first, last), (length, hop) = first_and_last(windows), window
     return first * hop, last * hop + length
-
-
-def _micros(value: Any, otherwise: int) -> int:
-    return otherwise if value is None else int(np.datetime64(value.replace(tzinfo=None), "us").astype(np.int64))
 
 
 def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, tasks: Sequence[Task]) -> DataFrame:
