@@ -28,6 +28,7 @@ _MAX_ERROR = 300
 _MAGIC = b"PAR1"
 _TAIL = 1 << 16  # bytes: holds the footer of nearly every file, so that one read does
 _BLOCK = 1 << 23
+_FEW = 16  # files whose footers are read before a job of Spark's would have started
 
 ROW_BITS = 40
 """Bits of a row's number in its place in the order of arrival; its file's number is above them."""
@@ -100,7 +101,7 @@ def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
 
 
 def probe(spark: SparkSession, lake: Lake, files: Sequence[Arrived], *, thorough: bool = False) -> list[Probed]:
-    """Read every file's footer, on the workers.
+    """Read every file's footer, on the workers unless they are few.
 
     Args:
         spark: The session.
@@ -108,6 +109,8 @@ def probe(spark: SparkSession, lake: Lake, files: Sequence[Arrived], *, thorough
         files: What to read.
         thorough: Read the data pages as well, to find the file that broke a batch.
     """
+    if len(files) <= _FEW and not thorough:
+        return [*probe_here(lake, files)]
     filesystem, places = lake.filesystem(), {f.path: lake.arrow_path(f.path) for f in files}
 
     def probe_one(file: Arrived) -> Probed:

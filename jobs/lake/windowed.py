@@ -134,6 +134,9 @@ def plan_tasks(
     of ``held`` that could hold rows of its windows by the log's statistics: those of a window that straddles two
     files, or that late rows fall into.
     """
+    entities_of: dict[str, set[str]] = defaultdict(set)
+    for item in touched:
+        entities_of[item.file].add(item.entity)
     of_entity: dict[str, list[Touched]] = defaultdict(list)
     for item in touched:
         of_entity[item.entity].append(item)
@@ -153,7 +156,7 @@ def plan_tasks(
                 chunk[name] = part
                 size += count
         tasks.append(chunk)
-    return [Task(_files_for(chunk, held, lake, how, window), chunk) for chunk in tasks]
+    return [Task(_files_for(chunk, held, entities_of, lake, how, window), chunk) for chunk in tasks]
 
 
 def _split(runs: tuple[Range, ...], count: int, limit: int) -> Iterator[tuple[tuple[Range, ...], int]]:
@@ -180,14 +183,17 @@ def _split(runs: tuple[Range, ...], count: int, limit: int) -> Iterator[tuple[tu
 def _files_for(
     windows: Mapping[str, tuple[Range, ...]],
     held: Sequence[AddedFile],
+    entities_of: Mapping[str, set[str]],
     lake: Lake,
     how: Windowed,
     window: tuple[int, int],
 ) -> tuple[str, ...]:
+    """Files to read: of those whose entities are known the ones that have any of these, of the others what may."""
     entity, time = how.columns[:2]
     start, end = _span(windows, window)
     wanted = {time: (start, end - 1), entity: (min(windows), max(windows))}
-    return tuple(lake.arrow_path(f.path) for f in held if may_hold(f, wanted))
+    places = [lake.arrow_path(f.path) for f in held if may_hold(f, wanted)]
+    return tuple(p for p in places if p not in entities_of or not entities_of[p].isdisjoint(windows))
 
 
 def _span(windows: Mapping[str, tuple[Range, ...]], window: tuple[int, int]) -> tuple[int, int]:
