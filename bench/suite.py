@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from bench.stage import Contender, Role
+from bench.stage import Contender, Role, Task, linked
+from jobs.catalog import DATASETS
 from jobs.lake import cli
 from jobs.lake.cli import Context
+from jobs.silver import promote
 
 
 class Suite(Contender):
@@ -23,3 +25,18 @@ class Suite(Contender):
     def context(self, lake: Path) -> Context:
         """The context of a lake, with the settings that ship."""
         return cli.context(str(lake))
+
+
+class OnSilver(Suite):
+    """Ours, from silver on."""
+
+    def lay_out(self, out: Path) -> None:
+        """A lake that has the silver."""
+        linked(self.task.data / "silver", out / "silver")
+
+
+def promoted(task: Task, dataset: str) -> None:
+    """Make the silver of a stage's input out of its bronze."""
+    context = cli.context(str(task.data))
+    promote(context, DATASETS[dataset])
+    context.spark.stop()

@@ -9,11 +9,9 @@ import duckdb
 import polars as pl
 
 from bench import suite
-from bench.stage import Contender, Size, Stage, Task, fetched, linked
+from bench.stage import Contender, Size, Stage, Task, fetched
 from jobs import gold
-from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli
-from jobs.silver import promote
+from jobs.catalog import GOLD
 from sim.base import parameters_from, write
 from sim.catalog import SIMULATORS
 from sim.writers import open_writer
@@ -31,9 +29,7 @@ def prepare(task: Task) -> None:
     simulator = SIMULATORS["waterways"]
     for _ in write(simulator, parameters_from(simulator, parameters(task.size)), open_writer(str(task.data))):
         pass
-    context = cli.context(str(task.data))
-    promote(context, DATASETS["waterways"])
-    context.spark.stop()
+    suite.promoted(task, "waterways")
 
 
 def silver(task: Task) -> str:
@@ -41,12 +37,8 @@ def silver(task: Task) -> str:
     return f"{task.data}/silver/waterways/*.parquet"
 
 
-class Suite(suite.Suite):
+class Suite(suite.OnSilver):
     """Ours, with Delta and books."""
-
-    def lay_out(self, out: Path) -> None:
-        """A lake that has the silver."""
-        linked(self.task.data / "silver", out / "silver")
 
     def run(self, out: Path) -> int:
         """Compute gold."""

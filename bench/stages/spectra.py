@@ -16,12 +16,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from bench import suite
-from bench.stage import Contender, Role, Stage, Task, fetched, linked
+from bench.stage import Contender, Role, Stage, Task, fetched
 from bench.stages import silver
 from jobs import gold
 from jobs.catalog import DATASETS, GOLD
 from jobs.features.sensor_spectra import SpectraSettings, features
-from jobs.lake import cli, delta
+from jobs.lake import delta
 from jobs.lake.layout import Lake
 
 TABLE = GOLD["sensor_spectra"]
@@ -32,11 +32,7 @@ SETTINGS = SpectraSettings()
 def prepare(task: Task) -> None:
     """Silver, as ours writes it."""
     silver.prepare(task)
-    from jobs.silver import promote
-
-    context = cli.context(str(task.data))
-    promote(context, DATASETS["accelerometer"])
-    context.spark.stop()
+    suite.promoted(task, "accelerometer")
 
 
 def silver_files(task: Task) -> list[str]:
@@ -47,12 +43,8 @@ def silver_files(task: Task) -> list[str]:
     return [file.path for file in delta.files(lake, lake.silver("accelerometer"), version)]
 
 
-class Suite(suite.Suite):
+class Suite(suite.OnSilver):
     """Ours: Spark hands out file names, workers read and compute."""
-
-    def lay_out(self, out: Path) -> None:
-        """A lake that has the silver."""
-        linked(self.task.data / "silver", out / "silver")
 
     def run(self, out: Path) -> int:
         """Compute gold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -66,11 +66,11 @@ def _arrived(lake: Lake, paths: Sequence[str]) -> list[Arrived]:
 
 def _handed_out(lake: Lake, root: str, after: int, upto: int) -> list[str]:
     """Files of the batches after ``after`` and up to ``upto``, each once, as :func:`bronze_files` spells them."""
-    offsets = {int(name): lines for name, lines in _entries(lake, f"{root}/offsets") if name.isdigit()}
-    low = int(offsets[after][-1]["logOffset"]) if after in offsets else -1
-    high = int(offsets[upto][-1]["logOffset"])
+    offsets = dict(_entries(lake, f"{root}/offsets", lambda names: {str(after), str(upto)}))
+    low = int(offsets[str(after)][-1]["logOffset"]) if str(after) in offsets else -1
+    high = int(offsets[str(upto)][-1]["logOffset"])
     found: dict[str, None] = {}
-    for _, lines in _entries(lake, f"{root}/sources/0"):
+    for _, lines in _entries(lake, f"{root}/sources/0", lambda names: _telling(names, low, high)):
         for entry in lines:
             if low < int(entry["batchId"]) <= high:
                 # Spark writes the path as a URI: percent-encoded, and with a scheme.
@@ -79,11 +79,27 @@ def _handed_out(lake: Lake, root: str, after: int, upto: int) -> list[str]:
     return list(found)
 
 
-def _entries(lake: Lake, folder: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The files of one part of a checkpoint: name and JSON lines; each begins with a line of its version."""
+def _telling(names: Collection[str], low: int, high: int) -> Collection[str]:
+    """Parts of the source's log that tell of its batches after ``low`` and up to ``high``.
+
+    Each batch has a part of its own, every tenth with all before it. Those that such a one repeats are removed by
+    Spark in time: then all parts are read.
+    """
+    parts = {name.removesuffix(".compact"): name for name in names}
+    wanted = [str(number) for number in range(low + 1, high + 1)]
+    return {parts[number] for number in wanted} if all(number in parts for number in wanted) else names
+
+
+def _entries(
+    lake: Lake, folder: str, choose: Callable[[Collection[str]], Collection[str]] = lambda names: names
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Files of one part of a checkpoint: name and JSON lines; each begins with a line of its version."""
     filesystem = lake.filesystem()
-    for info in filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
-        if info.type == pafs.FileType.File and not info.base_name.startswith("."):
-            with filesystem.open_input_stream(info.path) as stream:
+    infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    there = {i.base_name: i.path for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith(".")}
+    chosen = choose(there)
+    for name, path in there.items():
+        if name in chosen:
+            with filesystem.open_input_stream(path) as stream:
                 lines = stream.read().decode().splitlines()[1:]
-            yield info.base_name, [json.loads(line) for line in lines if line.startswith("{")]
+            yield name, [json.loads(line) for line in lines if line.startswith("{")]

@@ -64,6 +64,35 @@ def test_waiting__before_and_after_a_promotion(lake: Context, tmp_path: Path, fo
     assert (entry.outcome, waiting(context)) == ("nothing new", [])
 
 
+def test_batch_files__of_every_batch_whatever_spark_has_joined_and_removed(lake: Context):
+    context = with_toy(lake, max_files_per_batch=1)
+    floor = Floor(context)
+    names = [f"{i:02d}.parquet" for i in range(23)]
+    for name in names:
+        floor.put(name, parquet(1, id=[name]))
+    assert len(silver.promote(context, TOY)) == len(names)
+    parts = Path(context.lake.checkpoint("silver", "toy")) / "sources" / "0"
+    assert {"9.compact", "19.compact", "20"} <= {part.name for part in parts.iterdir()}
+
+    def told() -> list[list[str]]:
+        batches = [checkpoint.batch_files(context.lake, "silver", "toy", number) for number in range(len(names))]
+        return [[Path(file.path).name for file in batch] for batch in batches]
+
+    assert told() == [[name] for name in names]
+    for number in range(19):  # as Spark does, ten minutes later
+        for part in (parts / f"{number}", parts / f"{number}.compact"):
+            part.unlink(missing_ok=True)
+    assert told() == [[name] for name in names]
+    assert waiting(context) == []
+
+
+def test_telling__only_the_parts_of_the_batches_that_are_asked_for():
+    names = [*(str(n) for n in range(9)), "9.compact", "10", "11"]
+    assert checkpoint._telling(names, 10, 11) == {"11"}
+    assert checkpoint._telling(names, 7, 10) == {"8", "9.compact", "10"}
+    assert checkpoint._telling(names[5:], 2, 10) == names[5:]
+
+
 def test_silver__a_batch_that_failed_is_done_by_the_next_run(lake: Context, monkeypatch: pytest.MonkeyPatch):
     context = with_toy(lake)
     floor = Floor(context)
