@@ -25,7 +25,7 @@ _SLACK = 20  # hours that a lake may have more than its name says, because every
 
 def prepare(task: Task) -> None:
     """Hours of bronze to take from: few rows, a file for each sensor and hour."""
-    parameters = {"entities": SENSORS, "duration": f"{HOURS}h", "rate_hz": 10, "seed": 7}
+    parameters = {"entities": SENSORS, "duration": f"{HOURS}h", "rate_hz": 20, "seed": 7}
     simulated = AccelerometerParameters.model_validate(parameters)
     for _ in write(accelerometer.SIMULATOR, simulated, open_writer(str(task.data))):
         pass
