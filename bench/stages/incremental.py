@@ -44,9 +44,7 @@ class After(suite.Suite):
             shutil.rmtree(self.place)
         for _ in range(self._held(), self.hours):
             self._arrive()
-        context = cli.context(str(self.place), overrides=[f"silver.max_files_per_batch={SENSORS}"])
-        self._bring_up(context)
-        assert context.spark is not None
+        self._bring_up(cli.context(str(self.place), overrides=[f"silver.max_files_per_batch={SENSORS}"]))
 
     def lay_out(self, out: Path) -> None:
         """The next hour arrives."""

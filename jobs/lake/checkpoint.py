@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -35,7 +35,7 @@ def bronze_files(lake: Lake, dataset: str) -> list[Arrived]:
 def promoted(lake: Lake, stage: str, dataset: str) -> set[str]:
     """Paths, relative to the lake, of the files in finished batches."""
     root = lake.arrow_path(lake.checkpoint(stage, dataset))
-    batches = [int(name) for name, _ in _entries(lake, f"{root}/commits") if name.isdigit()]
+    batches = [int(name) for name in _parts(lake, f"{root}/commits") if name.isdigit()]
     if not batches:
         return set()
     return {lake.relative(path) for path in _handed_out(lake, root, -1, max(batches))}
@@ -66,16 +66,17 @@ def _arrived(lake: Lake, paths: Sequence[str]) -> list[Arrived]:
 
 def _handed_out(lake: Lake, root: str, after: int, upto: int) -> list[str]:
     """Files of the batches after ``after`` and up to ``upto``, each once, as :func:`bronze_files` spells them."""
-    offsets = dict(_entries(lake, f"{root}/offsets", lambda names: {str(after), str(upto)}))
-    low = int(offsets[str(after)][-1]["logOffset"]) if str(after) in offsets else -1
-    high = int(offsets[str(upto)][-1]["logOffset"])
+    offsets, log = _parts(lake, f"{root}/offsets"), _parts(lake, f"{root}/sources/0")
+    low = int(_read(lake, offsets[str(after)])[-1]["logOffset"]) if str(after) in offsets else -1
+    high = int(_read(lake, offsets[str(upto)])[-1]["logOffset"])
+    telling = _telling(log, low, high)
     found: dict[str, None] = {}
-    for _, lines in _entries(lake, f"{root}/sources/0", lambda names: _telling(names, low, high)):
-        for entry in lines:
+    for path in (path for name, path in log.items() if name in telling):
+        for entry in _read(lake, path):
             if low < int(entry["batchId"]) <= high:
                 # Spark writes the path as a URI: percent-encoded, and with a scheme.
-                path = unquote(str(entry["path"]))
-                found[path if lake.on_s3 else lake.arrow_path(path)] = None
+                file = unquote(str(entry["path"]))
+                found[file if lake.on_s3 else lake.arrow_path(file)] = None
     return list(found)
 
 
@@ -90,16 +91,14 @@ def _telling(names: Collection[str], low: int, high: int) -> Collection[str]:
     return {parts[number] for number in wanted} if all(number in parts for number in wanted) else names
 
 
-def _entries(
-    lake: Lake, folder: str, choose: Callable[[Collection[str]], Collection[str]] = lambda names: names
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Files of one part of a checkpoint: name and JSON lines; each begins with a line of its version."""
-    filesystem = lake.filesystem()
-    infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-    there = {i.base_name: i.path for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith(".")}
-    chosen = choose(there)
-    for name, path in there.items():
-        if name in chosen:
-            with filesystem.open_input_stream(path) as stream:
-                lines = stream.read().decode().splitlines()[1:]
-            yield name, [json.loads(line) for line in lines if line.startswith("{")]
+def _parts(lake: Lake, folder: str) -> dict[str, str]:
+    """The files of one part of a checkpoint, path by name."""
+    infos = lake.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return {i.base_name: i.path for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith(".")}
+
+
+def _read(lake: Lake, path: str) -> list[dict[str, Any]]:
+    """The JSON lines of a checkpoint's file, which begins with a line of its version."""
+    with lake.filesystem().open_input_stream(path) as stream:
+        lines = stream.read().decode().splitlines()[1:]
+    return [json.loads(line) for line in lines if line.startswith("{")]

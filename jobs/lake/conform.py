@@ -207,8 +207,9 @@ def conform(
             checks.append(F.when(mistyped, F.lit(f"wrong_type {field.name}: no {field.dataType.simpleString()}")))
         if not field.nullable:
             checks.append(F.when(raw.isNull(), F.lit(f"missing {field.name}: no value")))
-    reasons = quality.all_reasons(checks) if checks else F.array().cast("array<string>")
-    return rows.select(*columns, quality.any_reason(checks).alias(MISFIT), reasons.alias(MISFITS), *keep)
+    return rows.select(
+        *columns, quality.any_reason(checks).alias(MISFIT), quality.all_reasons(checks).alias(MISFITS), *keep
+    )
 
 
 def convert(raw: Column, kind: T.DataType, to: T.DataType, *, nanoseconds: bool = False) -> tuple[Column, bool]:

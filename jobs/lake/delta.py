@@ -164,17 +164,25 @@ def progress(lake: Lake, path: str, application: str) -> int | None:
     return None if table is None else table.transaction_version(application)
 
 
-def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction) -> None:
+def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, rows_per_file: int = 0) -> None:
     """Append once; a column that is new is added to the table.
 
     A repeated write is computed all the same, and thrown away: its counts are asked for, and Delta by itself would
     skip it, so that an ``Observation`` of its rows never came.
+
+    Args:
+        lake: The lake.
+        rows: The new rows.
+        path: The table.
+        transaction: The write's name.
+        rows_per_file: The most rows that a file may have; 0 for no bound.
     """
     done = progress(lake, path, transaction.application)
     if done is not None and done >= transaction.number:
         rows.write.format("noop").mode("overwrite").save()
     else:
-        persist(lambda: _write(rows, "append", transaction).option("mergeSchema", "true").save(path), path)
+        writer = _write(rows, "append", transaction).options(mergeSchema=True, maxRecordsPerFile=rows_per_file)
+        persist(lambda: writer.save(path), path)
 
 
 def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction) -> None:

@@ -33,6 +33,9 @@ _FEW = 16  # files whose footers are read before a job of Spark's would have sta
 ROW_BITS = 40
 """Bits of a row's number in its place in the order of arrival; its file's number is above them."""
 
+HELD = -1
+"""Place in the order of arrival of rows that silver holds: before any that arrives."""
+
 PROVENANCE: Mapping[str, str] = {
     "_row": "string",
     "_arrival": "long",
@@ -120,7 +123,7 @@ def probe(spark: SparkSession, lake: Lake, files: Sequence[Arrived], *, thorough
 
 
 def probe_here(lake: Lake, files: Iterable[Arrived]) -> Iterator[Probed]:
-    """Read every file's footer in this process: for a look, without Spark."""
+    """Read every file's footer in this process, without Spark."""
     filesystem = lake.filesystem()
     for file in files:
         yield _probe(filesystem, lake.arrow_path(file.path), file, thorough=False)

@@ -18,7 +18,6 @@ from jobs.lake.intake import Probed
 from jobs.lake.layout import Lake
 from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode
 
-_HELD = -1  # place in the order of arrival of rows that silver holds: before any that arrives
 _REFUSED, _WHY, _VERDICT = "_refused", "_why", "_verdict"
 _VERDICTS = ("fresh", "duplicate", "conflict", "implausible")
 _CONFLICT = "conflicting_duplicate key: another row with this key and other values came first"
@@ -125,27 +124,29 @@ class Judge:
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
         drift |= _traits(checked) if self.dataset.decode else {}
 
-        held = [] if base is None else [self._held(target, base, keys)]
-        places = None if only else self._rivals(readable, base)
-
         count = sum(p.rows for p in readable)
+        places = None if only else self._rivals(readable, base, count)
+
+        def compare(valid: DataFrame, count: int) -> DataFrame:
+            held = [] if base is None else [self._held(target, base, keys)]
+            return self._rank(valid, target, held, count)
 
         def rank(valid: DataFrame) -> DataFrame:
             if places is None:
-                return self._rank(valid, target, held, count)
+                return compare(valid, count)
             in_place = valid.coalesce(self._files(count))
             if not len(places):
                 return in_place.withColumn(_VERDICT, F.lit("fresh"))
             # Not out of ``valid``, whose rows are counted as they pass.
             few = self.check(_at(arrived, places), target).where(f"NOT {_REFUSED}")
-            return _told(in_place, self._rank(few, target, held, len(places)))
+            return _told(in_place, compare(few, len(places)))
 
         return Judged(checked, rank, target.names, drift)
 
-    def _rivals(self, readable: Sequence[Probed], base: int | None) -> rivals.Int64 | None:
+    def _rivals(self, readable: Sequence[Probed], base: int | None, count: int) -> rivals.Int64 | None:
         """The rows that have to be compared; None for all."""
         alone = self.dataset.decode is None and self.dataset.neighbours is None
-        if not alone or sum(p.rows for p in readable) < _MANY:
+        if not alone or count < _MANY:
             return None
         held = [] if base is None else delta.files(self.lake, self.lake.silver(self.dataset.name), base)
         return rivals.find(self.spark, self.lake, self.dataset, readable, held)
@@ -205,15 +206,13 @@ class Judge:
         together = [self.dataset.entity] if self.dataset.entity in self.dataset.key else self.dataset.key
         of_key = _rows_of_key(together, [name for name in self.dataset.key if name not in together])
         verdict = (
-            F.when(F.col("_arrival") == _HELD, "held")
+            F.when(F.col("_arrival") == intake.HELD, "held")
             .when(F.col("_arrival") == F.min("_arrival").over(of_key), "fresh")
             .when(F.min_by(values_of_row, "_arrival").over(of_key).eqNullSafe(values_of_row), "duplicate")
             .otherwise("conflict")
         )
         ranked = rows.repartition(self._files(count), *together).withColumn(_VERDICT, verdict)
-        why = F.when(F.col(_VERDICT) == "conflict", F.array(F.lit(_CONFLICT))).otherwise(
-            F.array().cast("array<string>")
-        )
+        why = F.when(F.col(_VERDICT) == "conflict", F.array(F.lit(_CONFLICT))).otherwise(quality.no_reasons())
         ranked = ranked.withColumn(_WHY, why)
         return ranked if self.dataset.neighbours is None else self._compare_neighbours(ranked)
 
@@ -247,7 +246,7 @@ class Judge:
         columns = [
             (F.col(f.name) if f.name in held.columns else F.lit(None).cast(f.dataType)).alias(f.name) for f in target
         ]
-        return held.select(*columns, F.lit(_HELD).cast("long").alias("_arrival"))
+        return held.select(*columns, F.lit(intake.HELD).cast("long").alias("_arrival"))
 
     def _key_ranges(self, checked: DataFrame, readable: Sequence[Probed]) -> dict[str, tuple[Any, Any]]:
         """Key column -> (smallest, largest) value, where it is known: from the footers, or from the messages."""
@@ -268,10 +267,9 @@ def _at(rows: DataFrame, arrivals: rivals.Int64) -> DataFrame:
 def _told(valid: DataFrame, ranked: DataFrame) -> DataFrame:
     """Add the verdict where only a few rows are ranked: the others are fresh, and stay where they are."""
     verdicts = F.broadcast(ranked.select("_arrival", _VERDICT, _WHY))
-    return (
-        valid.withColumnRenamed(_WHY, "_none")
-        .join(verdicts, "_arrival", "left")
-        .withColumns({_VERDICT: F.coalesce(_VERDICT, F.lit("fresh")), _WHY: F.coalesce(_WHY, "_none")})
+    told = valid.drop(_WHY).join(verdicts, "_arrival", "left")
+    return told.withColumns(
+        {_VERDICT: F.coalesce(_VERDICT, F.lit("fresh")), _WHY: F.coalesce(_WHY, quality.no_reasons())}
     )
 
 

@@ -104,7 +104,7 @@ class Promotion:
             base = delta.version_before(self.lake, silver, transaction)
             judged = self.judge.judge(readable, base)
             drift.record(self.lake, self.dataset.name, judged.drift, transaction)
-            delta.append(self.lake, judged.fresh(), silver, transaction)
+            delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
             found = judged.counts()
             counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
             refused += judged.refusals()

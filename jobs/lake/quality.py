@@ -78,6 +78,11 @@ def any_reason(checks: Sequence[Column]) -> Column:
     return F.coalesce(*checks, F.lit(None).cast("string")).isNotNull()
 
 
+def no_reasons() -> Column:
+    """The failures of a row that has none."""
+    return F.array().cast("array<string>")
+
+
 def all_reasons(checks: Sequence[Column]) -> Column:
     """All failures of a row, as an array of text."""
-    return F.array_compact(F.array(*checks))
+    return F.array_compact(F.array(*checks)) if checks else no_reasons()

@@ -105,7 +105,7 @@ class Replay:
             counts = dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
             if judged is not None:
                 drift.record(self.lake, self.dataset.name, judged.drift, transaction)
-                delta.append(self.lake, judged.fresh(), silver, transaction)
+                delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
                 counts = _counted(judged)
             entry = ledger.Entry(
                 run_id=self.run_id,

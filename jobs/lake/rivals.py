@@ -151,7 +151,7 @@ def _rivals(filesystem: pafs.FileSystem, group: Group, entity: str, rest: Sequen
         dataset = pads.dataset(list(group.held), filesystem=filesystem, format="parquet")
         table = dataset.to_table(columns=list(rest), filter=pc.field(entity) == group.entity, use_threads=False)
         keys.append(table)
-        arrivals.append(np.full(table.num_rows, -1, np.int64))
+        arrivals.append(np.full(table.num_rows, intake.HELD, np.int64))
     if any(column.null_count for table in keys for column in table.columns):
         return None
     columns = [np.concatenate([_numbers(table[name]) for table in keys]) for name in rest]
@@ -160,11 +160,11 @@ def _rivals(filesystem: pafs.FileSystem, group: Group, entity: str, rest: Sequen
     same = np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns])
     again = np.r_[False, same] | np.r_[same, False]
     alone = arrival[order[~again]]
-    alone = alone[alone >= 0]
+    alone = alone[alone != intake.HELD]
     if (np.diff(alone) < 0).any() or len(np.unique(alone >> intake.ROW_BITS)) > 1:
         return None
-    rivals: Int64 = arrival[order[again]]
-    return rivals[rivals >= 0]
+    rivals: Int64 = arrival[order[again & (arrival[order] != intake.HELD)]]
+    return rivals
 
 
 def _numbers(column: pa.ChunkedArray) -> Int64:

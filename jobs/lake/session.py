@@ -36,7 +36,6 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.sql.parquet.compression.codec": "zstd",
-        "spark.sql.files.maxRecordsPerFile": str(settings.silver.rows_per_file),
         # INT96, Spark's default, has no statistics and is deprecated; other readers want microseconds.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         # Files with nanoseconds (pandas' default) come as integers and are converted by the promotion.
@@ -53,12 +52,11 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         # deltalake and DuckDB read our tables: no deletion vectors.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
         "spark.sql.streaming.metricsEnabled": "false",
+        # A job to look up the files of a batch pays only where each look crosses a network.
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": str(32 if lake.on_s3 else 100_000),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-    if not lake.on_s3:
-        # A job to look up the files of a batch pays only where each look crosses a network.
-        conf["spark.sql.sources.parallelPartitionDiscovery.threshold"] = "100000"
     conf |= {f"spark.hadoop.parquet.enable.dictionary#{name}": "false" for name in float_columns}
     if lake.on_s3:
         conf["spark.hadoop.fs.s3a.endpoint.region"] = lake.s3.region

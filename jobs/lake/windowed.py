@@ -135,10 +135,9 @@ def plan_tasks(
     files, or that late rows fall into.
     """
     entities_of: dict[str, set[str]] = defaultdict(set)
-    for item in touched:
-        entities_of[item.file].add(item.entity)
     of_entity: dict[str, list[Touched]] = defaultdict(list)
     for item in touched:
+        entities_of[item.file].add(item.entity)
         of_entity[item.entity].append(item)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in sorted(of_entity):

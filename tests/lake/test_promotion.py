@@ -197,10 +197,10 @@ def test_promote__killed_before_any_write_and_run_again(floor: Floor, monkeypatc
     file = floor.put("b.parquet", toy(*rows, extra=pa.int32()))
 
     def dying(whole: Callable[..., None]) -> Callable[..., None]:
-        def dies(lake: Any, rows: Any, path: str, transaction: Any) -> None:
+        def dies(lake: Any, rows: Any, path: str, *how: Any) -> None:
             if table in path:
                 raise KeyboardInterrupt
-            whole(lake, rows, path, transaction)
+            whole(lake, rows, path, *how)
 
         return dies
 

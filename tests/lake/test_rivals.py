@@ -146,6 +146,5 @@ def test_promote__a_file_of_silver_has_no_more_rows_than_its_readers_want(
 ):
     monkeypatch.setattr(judging, "_MANY", 1)
     file = floor.put("a.parquet", toy(*(("a", n, 1.0) for n in range(100))))
-    with delta.configured(floor.context.spark, {"spark.sql.files.maxRecordsPerFile": "40"}):
-        floor.promote(file)
+    floor.promote(file, bounds=floor.context.settings.silver.model_copy(update={"rows_per_file": 40}))
     assert sorted(f.rows for f in delta.files(floor.context.lake, floor.context.lake.silver("toy"))) == [20, 40, 40]
