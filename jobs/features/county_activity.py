@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
-from itertools import pairwise
 from math import gcd
-from operator import or_
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from jobs.lake import spans
 from jobs.lake.tables import ALL, GoldTable, Grouped, column
 
 SILVER = "silver/waterways"
@@ -20,7 +18,6 @@ KEY = ("county", "window_start")
 MOST_OVERLAPPING = 1_440
 
 _SECOND = 1_000_000
-_MOST_SPANS = 64  # beyond it, a condition for each costs more than reading what lies between some of them
 
 
 class ActivitySettings(BaseModel):
@@ -131,7 +128,7 @@ def _starts(settings: ActivitySettings) -> Column:
     return F.explode(F.sequence(first, last, slide)).alias("start")
 
 
-def _within_touched(touched: DataFrame, settings: ActivitySettings) -> Column:
+def _within_touched(touched: DataFrame, settings: ActivitySettings) -> str:
     """A condition on event time that holds in all touched windows, and in little else.
 
     Stretches of time as long as a window, or an hour if that is longer, are joined where they meet. If there are too
@@ -140,27 +137,8 @@ def _within_touched(touched: DataFrame, settings: ActivitySettings) -> Column:
     stretch = max(settings.window_us, 3_600 * _SECOND)
     number = F.call_function("div", F.col("start") - F.pmod(F.col("start"), F.lit(stretch)), F.lit(stretch))
     numbers = sorted(row[0] for row in touched.select(number).distinct().collect())
-    spans = joined([(n * stretch, (n + 1) * stretch + settings.window_us) for n in numbers], _MOST_SPANS)
-    time = F.col("event_time")
-    within = [
-        (time >= F.timestamp_micros(F.lit(begin))) & (time < F.timestamp_micros(F.lit(end))) for begin, end in spans
-    ]
-    return reduce(or_, within, F.lit(False))
-
-
-def joined(spans: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    """Join spans that meet, and then those with the smallest gaps between them until at most ``most`` are left.
-
-    Args:
-        spans: (begin, end), end excluded, in the order of their begin and of their end.
-        most: How many may be left, at least 1.
-    """
-    gaps = [later[0] - earlier[1] for earlier, later in pairwise(spans)]
-    widest = sorted(range(len(gaps)), key=lambda place: -gaps[place])[: most - 1]
-    apart = sorted(place for place in widest if gaps[place] > 0)
-    begins = [0, *(place + 1 for place in apart)]
-    ends = [*apart, len(spans) - 1]
-    return [(spans[first][0], spans[last][1]) for first, last in zip(begins, ends, strict=True) if spans]
+    needed = [(n * stretch, (n + 1) * stretch + settings.window_us) for n in numbers]
+    return spans.within("event_time", spans.joined(needed))
 
 
 SCHEMA = T.StructType(

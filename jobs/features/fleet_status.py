@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import reduce
-from itertools import pairwise
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,14 +12,13 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, IntegerType, LongType, StringType, StructType, TimestampType
 
+from jobs.lake import spans
 from jobs.lake.geodesy import haversine_m, is_inside
 from jobs.lake.tables import ALL, GoldTable, Grouped, column
 
 SILVER: Final = "silver/fleet"
 STATUSES: Final = ("idle", "moving", "working", "charging", "fault")
 KEY: Final = ("robot_id", "window_start")
-
-_SPANS = 16  # of silver that one computation reads: each is a condition, and few are quick to plan
 
 Corner = tuple[Annotated[float, Field(ge=-90, le=90)], Annotated[float, Field(ge=-180, le=180)]]
 Corners = Annotated[tuple[Corner, ...], Field(min_length=3)]
@@ -153,38 +151,15 @@ def compute(silver: DataFrame, windows: DataFrame, settings: FleetStatusSettings
         One row per robot and window that has fixes, and one per window for the fleet, as :data:`SCHEMA`.
     """
     starts = windows.distinct().toArrow()
-    spans = joined_spans(sorted(starts["window_us"].to_pylist()), settings.window_us, settings.max_gap_us, _SPANS)
+    needed = [(s - settings.max_gap_us, s + settings.window_us) for s in sorted(starts["window_us"].to_pylist())]
     chosen = F.broadcast(silver.sparkSession.createDataFrame(starts, "window_us long"))
-    parts = [F.col("event_time").between(_instant(first), _instant(end - 1)) for first, end in spans]
-    rows = _steps(silver.where(reduce(Column.__or__, parts, F.lit(False))), settings)
+    rows = _steps(silver.where(spans.within("event_time", spans.joined(needed))), settings)
     robots = _per_robot(rows.join(chosen, "window_us", "left_semi"), settings)
     return _with_fleet(robots, settings)
 
 
-def joined_spans(starts: Sequence[int], length: int, before: int, most: int) -> list[tuple[int, int]]:
-    """Join windows, with what is needed before them, to at most ``most`` spans, over the narrowest gaps.
-
-    Args:
-        starts: Of the windows, ascending.
-        length: Of a window.
-        before: How far before a window is needed.
-        most: Number of spans, at least 1.
-
-    Returns:
-        (first, end) of each span, the end not included.
-    """
-    gaps = [b - before - (a + length) for a, b in pairwise(starts)]
-    widest = sorted((i for i, gap in enumerate(gaps) if gap > 0), key=lambda i: gaps[i])[::-1][: most - 1]
-    borders = [0, *(i + 1 for i in sorted(widest)), len(starts)] if starts else []
-    return [(starts[first] - before, starts[after - 1] + length) for first, after in pairwise(borders)]
-
-
 def _window_us(microseconds: Column, settings: FleetStatusSettings) -> Column:
     return microseconds - F.pmod(microseconds, F.lit(settings.window_us))
-
-
-def _instant(microseconds: int) -> Column:
-    return F.timestamp_micros(F.lit(microseconds))
 
 
 def is_outside(settings: FleetStatusSettings) -> Column:

@@ -18,9 +18,11 @@ import pyarrow as pa
 from delta import exceptions
 from delta.exceptions import captured  # noqa: F401  (imported, it makes PySpark raise what it defines)
 from delta.tables import DeltaTable
-from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import DateType
 
+from jobs.lake import spans
 from jobs.lake.errors import DataError, MachineError
 from jobs.lake.layout import Lake
 
@@ -31,6 +33,7 @@ _CONFLICTS: tuple[type[Exception], ...] = tuple(getattr(exceptions, name) for na
 _ATTEMPTS = 8
 _FIRST_PAUSE = 0.2
 _EPOCH = date(1970, 1, 1)
+_HOUR = 3_600_000_000  # microseconds
 _PREFIX = 32  # characters of a text that Delta's statistics keep
 T = TypeVar("T")
 
@@ -234,14 +237,7 @@ def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWri
     )
 
 
-def upsert(
-    spark: SparkSession,
-    rows: DataFrame,
-    path: str,
-    key: Sequence[str],
-    transaction: Transaction,
-    within: Column | None = None,
-) -> None:
+def upsert(spark: SparkSession, rows: DataFrame, path: str, key: Sequence[str], transaction: Transaction) -> None:
     """Replace the rows with the same key and insert the others, once.
 
     Args:
@@ -250,19 +246,69 @@ def upsert(
         path: The table, which exists.
         key: Columns that identify a row.
         transaction: The write's name.
-        within: A condition on the table, by alias ``held``, outside of which no row can match: it bounds what has to
-            be read.
     """
     same = reduce(and_, (F.col(f"held.{name}") == F.col(f"new.{name}") for name in key))
     merge = (
         DeltaTable.forPath(spark, path)
         .alias("held")
-        .merge(rows.alias("new"), same if within is None else within & same)
+        .merge(rows.alias("new"), same)
         .whenMatchedUpdateAll()
         .whenNotMatchedInsertAll()
     )
     with in_transaction(spark, transaction):
         persist(merge.execute, path)
+
+
+def upsert_in_time(
+    rows: DataFrame,
+    path: str,
+    key: Sequence[str],
+    time: str,
+    transaction: Transaction,
+    arrange: Callable[[DataFrame], DataFrame] = lambda rows: rows,
+) -> int:
+    """:func:`upsert` into a table whose key has a time, at a cost that does not grow with the table.
+
+    MERGE has what it copies out of a file and what is new in one file. Where each write completes the last window of
+    the one before, that file takes in all of history. Here the spans of time that new rows are in are replaced, by
+    these rows and those with other keys that the table has there; the rest of a file that reaches into a span is
+    written to a file of its own.
+
+    Args:
+        rows: New rows, unique by ``key``; computed once.
+        path: The table, which exists.
+        key: Columns that identify a row.
+        time: That of them which says when, an instant or a date.
+        transaction: The write's name.
+        arrange: Lays the rows out as files of the table.
+
+    Returns:
+        The number of new rows.
+    """
+    spark = rows.sparkSession
+    rows.persist()
+    try:
+        hours = _by_hour(rows, time)
+        touched = spans.joined([(begin, end) for _, begin, end in hours], near=_HOUR)
+        within = spans.within(time, touched, rows.schema[time].dataType)
+
+        def write() -> None:
+            held = spark.read.format("delta").load(path).where(within).join(rows, list(key), "left_anti")
+            both = arrange(rows.unionByName(held, allowMissingColumns=True))
+            _write(both, "overwrite", transaction).options(replaceWhere=within, mergeSchema=True).save(path)
+
+        persist(write, path)
+        return sum(count for count, _, _ in hours)
+    finally:
+        rows.unpersist()
+
+
+def _by_hour(rows: DataFrame, time: str) -> list[tuple[int, int, int]]:
+    """Number of rows, first instant and end of the last, hour by hour."""
+    instant = F.unix_micros(F.col(time).cast("timestamp"))
+    least = _HOUR * 24 if isinstance(rows.schema[time].dataType, DateType) else 1
+    found = rows.groupBy(F.date_trunc("hour", time)).agg(F.count(F.lit(1)), F.min(instant), F.max(instant) + least)
+    return sorted(((count, begin, end) for _, count, begin, end in found.collect()), key=lambda hour: hour[1])
 
 
 def rows_changed(lake: Lake, path: str) -> int:

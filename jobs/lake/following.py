@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.fs as pafs
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from jobs.lake import delta, ledger, windowed
@@ -158,21 +157,26 @@ class Following:
 
     def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
         """Compute what these files touch and write it; return the number of rows written."""
-        how = self.table.how
+        how, table = self.table.how, self.table
         if isinstance(how, Windowed):
-            rows, within = self._windowed(how, files, transaction.number)
+            rows = self._windowed(how, files, transaction.number)
         else:
-            rows, within = self._grouped(how, source, files), None
-        # In the order of the key: readers of one entity, or of one span of time, then read one place.
-        ordered = rows.select(*self.table.schema.names).repartition(1).sortWithinPartitions(*self.table.key)
+            rows = self._grouped(how, source, files)
+        rows = rows.select(*table.schema.names)
         told = self._told_in_full()
-        ordered = ordered.where(told) if told else ordered
+        rows = rows.where(told) if told else rows
+        if not fresh and table.time:
+            return delta.upsert_in_time(rows, self.path, table.key, table.time, transaction, self._arranged)
         if fresh:
             is_there = delta.latest_version(self.lake, self.path) is not None
-            delta.overwrite(self.lake, ordered, self.path, transaction, told if is_there else "")
+            delta.overwrite(self.lake, self._arranged(rows), self.path, transaction, told if is_there else "")
         else:
-            delta.upsert(self.spark, ordered, self.path, self.table.key, transaction, within)
+            delta.upsert(self.spark, self._arranged(rows), self.path, table.key, transaction)
         return delta.rows_changed(self.lake, self.path)
+
+    def _arranged(self, rows: DataFrame) -> DataFrame:
+        """In the order of the key, in as few files as their size allows: a reader of one entity reads one place."""
+        return rows.hint("rebalance", self.table.key[0]).sortWithinPartitions(*self.table.key)
 
     def _told_in_full(self) -> str:
         """Which rows silver can still tell in full, in SQL; empty for all.
@@ -182,19 +186,14 @@ class Following:
         first = delta.first_day_kept(self.lake, self._place(self.silver))
         return f"{self.table.time} >= '{first}'" if first and self.table.time else ""
 
-    def _windowed(self, how: Windowed, files: Sequence[AddedFile], version: int) -> tuple[DataFrame, Column]:
-        """The rows of touched windows, and the part of gold that they can replace."""
+    def _windowed(self, how: Windowed, files: Sequence[AddedFile], version: int) -> DataFrame:
         window = how.window(self.settings)
         touched = windowed.find_touched(self.spark, self.lake, files, how, window)
         parallelism = self.spark.sparkContext.defaultParallelism
         size = min(self.bounds.rows_per_task, -(-sum(t.rows for t in touched) // parallelism))
         held = delta.files(self.lake, self._place(self.silver), version)
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
-        ends = [windowed.first_and_last(task.windows) for task in tasks]
-        first, last = min(first for first, _ in ends), max(last for _, last in ends)
-        starts = (F.timestamp_micros(F.lit(number * window[1])) for number in (first, last))
-        within = F.col(f"held.{how.start}").between(*starts)
-        return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks), within
+        return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks)
 
     def _grouped(self, how: Grouped, source: str, files: Sequence[AddedFile]) -> DataFrame:
         schema = self._input(source).schema

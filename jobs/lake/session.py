@@ -35,6 +35,8 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
+        # How much of a shuffle becomes a file of gold.
+        "spark.sql.adaptive.advisoryPartitionSizeInBytes": "256m",
         "spark.sql.parquet.compression.codec": "zstd",
         # INT96, Spark's default, has no statistics and is deprecated; other readers want microseconds.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",

@@ -138,13 +138,11 @@ class Windowed:
         columns: Silver columns the kernel needs; the first is the entity, the second the event time.
         window: settings -> (length, hop) in microseconds; window ``k`` starts at ``k * hop`` since the epoch.
         kernel: (rows, settings, ranges of window numbers per entity) -> rows of the gold table.
-        start: Column of the gold table with the start of the window.
     """
 
     columns: tuple[str, ...]
     window: Callable[[Any], tuple[int, int]]
     kernel: Callable[[pa.Table, Any, Mapping[str, Sequence[tuple[int, int]]]], pa.Table]
-    start: str = "window_start"
 
 
 Touched = Callable[[DataFrame, Mapping[str, DataFrame], Any], DataFrame]

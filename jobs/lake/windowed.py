@@ -59,11 +59,6 @@ class Task:
     windows: Mapping[str, tuple[Range, ...]]
 
 
-def first_and_last(windows: Mapping[str, tuple[Range, ...]]) -> Range:
-    """Numbers of the earliest and the latest window of any entity."""
-    return min(runs[0][0] for runs in windows.values()), max(runs[-1][1] for runs in windows.values())
-
-
 def find_touched(
     spark: SparkSession, lake: Lake, files: Sequence[AddedFile], how: Windowed, window: tuple[int, int]
 ) -> list[Touched]:
@@ -197,7 +192,8 @@ def _files_for(
 
 def _span(windows: Mapping[str, tuple[Range, ...]], window: tuple[int, int]) -> tuple[int, int]:
     """Start of the earliest window and end of the latest, in microseconds since the epoch."""
-    (first, last), (length, hop) = first_and_last(windows), window
+    length, hop = window
+    first, last = min(runs[0][0] for runs in windows.values()), max(runs[-1][1] for runs in windows.values())
     return first * hop, last * hop + length
 
 

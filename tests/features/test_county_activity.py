@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -19,7 +17,7 @@ from pyspark.sql import functions as F
 from jobs import gold, silver
 from jobs.catalog import DATASETS, GOLD
 from jobs.features import county_activity
-from jobs.features.county_activity import SCHEMA, SILVER, ActivitySettings, joined
+from jobs.features.county_activity import SCHEMA, SILVER, ActivitySettings
 from jobs.lake.cli import Context
 from sim import waterways
 
@@ -108,30 +106,6 @@ def test_touched__reads_only_the_spans_of_its_windows(spark: SparkSession):
     needed = {asked[1], asked[2], asked[7], asked[8]}
     assert needed <= set(read)
     assert not {asked[4], asked[5], asked[6]} & set(read)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), max_size=12).map(
-        lambda pairs: sorted((begin, begin + 9) for begin, _ in pairs)
-    ),
-    st.integers(1, 5),
-)
-def test_joined__covers_all_in_few_spans(spans: list[tuple[int, int]], most: int):
-    found = joined(spans, most)
-    assert len(found) <= most
-    inside = {n for begin, end in spans for n in range(begin, end)}
-    covered = [n for begin, end in found for n in range(begin, end)]
-    assert inside <= set(covered)
-    assert len(covered) == len(set(covered))
-    assert {begin for begin, _ in found} <= {begin for begin, _ in spans}
-
-
-def test_joined__the_widest_gaps_stay():
-    spans = [(0, 1), (1, 2), (5, 6), (106, 107), (110, 111)]
-    assert joined(spans, 9) == [(0, 2), (5, 6), (106, 107), (110, 111)]
-    assert joined(spans, 2) == [(0, 6), (106, 111)]
-    assert joined(spans, 1) == [(0, 111)]
-    assert joined([], 3) == []
 
 
 @pytest.mark.parametrize(

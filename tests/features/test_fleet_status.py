@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.datasets.fleet import DATASET
 from jobs.features import fleet_status
-from jobs.features.fleet_status import KEY, SCHEMA, STATUSES, TABLE, FleetStatusSettings, joined_spans
+from jobs.features.fleet_status import KEY, SCHEMA, STATUSES, TABLE, FleetStatusSettings
 from jobs.lake.tables import ALL, Grouped
 from sim import fleet as simulator
 
@@ -256,22 +256,6 @@ def test_touched__the_windows_of_a_row_and_of_the_step_after_it(spark: SparkSess
     assert starts(0, FleetStatusSettings(window_seconds=60, max_gap_seconds=150)) == [0, 60, 120]
 
 
-@pytest.mark.parametrize(
-    ("starts", "most", "spans"),
-    [
-        ([], 3, []),
-        ([100], 3, [(97, 110)]),
-        ([100, 110, 120], 3, [(97, 130)]),
-        ([100, 112], 3, [(97, 122)]),
-        ([100, 114], 3, [(97, 110), (111, 124)]),
-        ([100, 200, 220, 400], 3, [(97, 110), (197, 230), (397, 410)]),
-        ([100, 200, 220, 400], 1, [(97, 410)]),
-    ],
-)
-def test_joined_spans__by_hand(starts: list[int], most: int, spans: list[tuple[int, int]]):
-    assert joined_spans(starts, 10, 3, most) == spans
-
-
 def test_compute__reads_only_what_the_windows_need(spark: SparkSession):
     """From the largest gap before the window to its end, as literals: Delta leaves out files by them."""
     rows = wanderers(1, 40)
@@ -279,7 +263,7 @@ def test_compute__reads_only_what_the_windows_need(spark: SparkSession):
     plan = fleet_status.compute(silver(spark, rows), windows, SETTINGS)._jdf.queryExecution().optimizedPlan().toString()
     (condition,) = [line for line in plan.splitlines() if "Filter" in line and "event_time" in line]
     assert f">= {second(-30):%Y-%m-%d %H:%M:%S}" in condition
-    assert f"<= {second(119.999999):%Y-%m-%d %H:%M:%S.%f}" in condition
+    assert f"< {second(120):%Y-%m-%d %H:%M:%S}" in condition
 
 
 # Against the simulator's truth

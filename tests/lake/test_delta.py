@@ -125,10 +125,119 @@ def test_upsert__replaces_and_inserts_once(lake: Context, table: str):
     assert len(content(table)) == 8
 
 
-def test_upsert__within_bounds_what_can_match(lake: Context, table: str):
-    within = F.col("held.id") > 3
-    delta.upsert(lake.spark, numbers(lake, 6, 6).withColumn("x", F.lit(0)), table, ["id"], Transaction("g", 0), within)
-    assert content(table)[-2:] == [(5, 50), (6, 0)]
+def minutes(context: Context, name: str, first: int, last: int, value: int = 0, kind: str = "timestamp") -> DataFrame:
+    """A row a minute of 2026, or a day of it."""
+    unit = "MINUTE" if kind == "timestamp" else "DAY"
+    return (
+        context.spark.range(first, last + 1)
+        .selectExpr(
+            f"'{name}' AS name",
+            f"cast(TIMESTAMP '2026-01-01' + id * INTERVAL '1' {unit} AS {kind}) AS time",
+            f"{value} AS value",
+        )
+        .coalesce(1)
+    )
+
+
+def timed(path: str) -> list[tuple[str, int, int]]:
+    """Name, minutes of 2026 (or days of it, in minutes) and value of each row."""
+    rows = DeltaTable(path).to_pyarrow_dataset()
+    since = "epoch(time::TIMESTAMP)::BIGINT // 60 - epoch(TIMESTAMP '2026-01-01')::BIGINT // 60"
+    return duckdb.sql(f"SELECT name, {since}, value FROM rows ORDER BY ALL").fetchall()
+
+
+@pytest.fixture
+def hours(lake: Context) -> str:
+    """Two names, a row a minute, four files of an hour each."""
+    path = lake.lake.gold("hours")
+    for hour in range(4):
+        both = [minutes(lake, name, 60 * hour, 60 * hour + 59) for name in "ab"]
+        delta.append(lake.lake, both[0].unionByName(both[1]).coalesce(1), path, Transaction("hour", hour))
+    return path
+
+
+def upsert_in_time(rows: DataFrame, path: str, number: int, **how: Any) -> int:
+    return delta.upsert_in_time(rows, path, ["name", "time"], "time", Transaction("gold", number), **how)
+
+
+def paths(context: Context, table: str) -> dict[int, str]:
+    """First minute of each file -> its path."""
+    found = delta.files(context.lake, table)
+    return {f.low["time"].hour * 60 + f.low["time"].minute: f.path for f in found}
+
+
+def test_upsert_in_time__replaces_and_inserts_once(lake: Context, hours: str):
+    rows = minutes(lake, "a", 239, 250, 1)
+    assert upsert_in_time(rows, hours, 7) == 12
+    expected = [("a", n, int(n >= 239)) for n in range(251)] + [("b", n, 0) for n in range(240)]
+    assert timed(hours) == expected
+    assert delta.progress(lake.lake, hours, "gold") == 7
+    assert DeltaTable(hours).history(1)[0]["userMetadata"] == "gold/7"
+    upsert_in_time(minutes(lake, "a", 0, 400, 2), hours, 7)
+    assert timed(hours) == expected
+    assert not rows.is_cached
+
+
+def test_upsert_in_time__files_do_not_grow_with_history(lake: Context, hours: str):
+    """Each hour completes the last row of the one before: that file loses it, and the others stay."""
+    for hour in (4, 5, 6):
+        before = paths(lake, hours)
+        rows = minutes(lake, "a", 60 * hour - 1, 60 * hour + 59, hour)
+        upsert_in_time(rows, hours, hour, arrange=lambda rows: rows.repartition(1))
+        after = paths(lake, hours)
+        last = max(before)
+        assert {start for start in before if after.get(start) != before[start]} == {last}
+        assert set(after) - set(before) == {60 * hour - 1}
+        counts = {f.path: f.rows for f in delta.files(lake.lake, hours)}
+        with_that_of_b = 62 if hour == 4 else 61
+        assert counts[after[60 * hour - 1]] == with_that_of_b
+
+
+def test_upsert_in_time__late_rows_of_far_apart_hours_leave_the_files_between(lake: Context, hours: str):
+    before = paths(lake, hours)
+    late = minutes(lake, "a", 30, 31, 1).unionByName(minutes(lake, "c", 200, 200, 1))
+    upsert_in_time(late, hours, 1)
+    after = paths(lake, hours)
+    assert {start for start in before if after.get(start) == before[start]} == {60, 120}
+    assert [row for row in timed(hours) if row[2]] == [("a", 30, 1), ("a", 31, 1), ("c", 200, 1)]
+    assert len(timed(hours)) == 481
+
+
+def test_upsert_in_time__of_no_rows_is_a_transaction_as_well(lake: Context, hours: str):
+    before = timed(hours)
+    assert upsert_in_time(minutes(lake, "a", 1, 0), hours, 3) == 0
+    assert delta.progress(lake.lake, hours, "gold") == 3
+    assert timed(hours) == before
+
+
+def test_upsert_in_time__days_and_a_column_that_is_new(lake: Context):
+    path = lake.lake.gold("days")
+    delta.append(lake.lake, minutes(lake, "a", 0, 9, kind="date"), path, Transaction("day", 0))
+    rows = minutes(lake, "a", 4, 5, 1, "date").unionByName(minutes(lake, "a", 9, 10, 1, "date"))
+    upsert_in_time(rows.withColumn("note", F.lit("new")), path, 0)
+    assert timed(path) == [("a", 1440 * day, int(day in (4, 5, 9, 10))) for day in range(11)]
+    table = DeltaTable(path).to_pyarrow_table()
+    assert table["note"].null_count == 7
+
+
+def test_upsert_in_time__another_commit_that_overtakes_it(lake: Context, hours: str, tmp_path: Path):
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+    other = lake.spark.newSession()
+
+    def compact() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        SparkTable.forPath(other, hours).optimize().executeCompaction()
+        go_on.touch()
+
+    with ThreadPoolExecutor() as pool:
+        compaction = pool.submit(compact)
+        rows = minutes(lake, "a", 239, 240, 1)
+        upsert_in_time(rows, hours, 1, arrange=lambda rows: meanwhile(rows.coalesce(1), begun, go_on))
+        compaction.result()
+    assert [row for row in timed(hours) if row[2]] == [("a", 239, 1), ("a", 240, 1)]
+    assert len(timed(hours)) == 481
+    assert [c["operation"] for c in DeltaTable(hours).history(2)] == ["WRITE", "OPTIMIZE"]
 
 
 def test_rows_changed__of_an_append(lake: Context, table: str):
