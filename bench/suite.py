@@ -10,6 +10,9 @@ from jobs.catalog import DATASETS
 from jobs.lake import cli
 from jobs.lake.cli import Context
 from jobs.silver import promote
+from sim.base import P, Simulator, write
+from sim.faults import FaultParameters
+from sim.writers import open_writer
 
 
 class Suite(Contender):
@@ -33,6 +36,12 @@ class OnSilver(Suite):
     def lay_out(self, out: Path) -> None:
         """A lake that has the silver."""
         linked(self.task.data / "silver", out / "silver")
+
+
+def simulated(task: Task, simulator: Simulator[P], parameters: P, faults: FaultParameters | None = None) -> None:
+    """Bronze of a stage's input."""
+    for _ in write(simulator, parameters, open_writer(str(task.data)), faults=faults):
+        continue
 
 
 def promoted(task: Task, dataset: str) -> None:

@@ -14,8 +14,6 @@ from jobs.lake import cli
 from jobs.silver import promote
 from sim import accelerometer
 from sim.accelerometer import AccelerometerParameters
-from sim.base import write
-from sim.writers import open_writer
 
 SENSORS = 4
 HOURS = 130
@@ -26,9 +24,7 @@ _SLACK = 20  # hours that a lake may have more than its name says, because every
 def prepare(task: Task) -> None:
     """Hours of bronze to take from: few rows, a file for each sensor and hour."""
     parameters = {"entities": SENSORS, "duration": f"{HOURS}h", "rate_hz": 20, "seed": 7}
-    simulated = AccelerometerParameters.model_validate(parameters)
-    for _ in write(accelerometer.SIMULATOR, simulated, open_writer(str(task.data))):
-        pass
+    suite.simulated(task, accelerometer.SIMULATOR, AccelerometerParameters.model_validate(parameters))
 
 
 class After(suite.Suite):

@@ -14,9 +14,7 @@ from bench.stages.simulate import parameters
 from jobs.catalog import DATASETS
 from jobs.silver import promote
 from sim import accelerometer
-from sim.base import write
 from sim.faults import FaultParameters
-from sim.writers import open_writer
 
 LIMIT = 156.9064  # m/s2, as the shipped settings have it
 KEY = ["sensor_id", "event_time"]
@@ -26,8 +24,7 @@ AXES = ["ax", "ay", "az"]
 def prepare(task: Task) -> None:
     """Bronze, with one row in a thousand spoiled or sent twice."""
     faults = FaultParameters(seed=7, rows=0.001, kinds=("nan", "out_of_range", "duplicate"))
-    for _ in write(accelerometer.SIMULATOR, parameters(task.size), open_writer(str(task.data)), faults=faults):
-        pass
+    suite.simulated(task, accelerometer.SIMULATOR, parameters(task.size), faults)
 
 
 def bronze(task: Task) -> str:

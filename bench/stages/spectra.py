@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -74,9 +75,9 @@ class ApplyInPandas(suite.Suite):
         return self.task.size.samples
 
 
-def of_sensors(files: list[str], out: str, sensors: tuple[int, list[str]]) -> int:
+def of_sensors(out: str, share: tuple[int, list[str], list[str]]) -> int:
     """Read some sensors, compute, write a file: what a worker of the script does."""
-    number, names = sensors
+    number, names, files = share
     rows = pq.read_table(files, filters=[("sensor_id", "in", names)], use_threads=False)
     found = features(rows, SETTINGS)
     pq.write_table(found, f"{out}/{number}.parquet", compression="zstd")
@@ -92,21 +93,24 @@ class Script(Contender):
     def open(self) -> None:
         """Start the processes, and let them load what they need."""
         self.pool = ProcessPoolExecutor(self.task.cores, get_context("spawn"))
-        self.files = silver_files(self.task)
-        names = fetched(f"SELECT DISTINCT sensor_id FROM read_parquet({self.files!r}) ORDER BY 1")
-        self.sensors = [name for (name,) in names]
+        files = silver_files(self.task)
+        query = f"SELECT DISTINCT sensor_id, filename FROM read_parquet({files!r}, filename=true) ORDER BY ALL"
+        found: dict[str, list[str]] = defaultdict(list)
+        for sensor, file in fetched(query):
+            found[sensor].append(file)
+        self.files_of = dict(found)
         list(self.pool.map(len, [TABLE.name] * self.task.cores))
 
     def run(self, out: Path) -> int:
-        """Share the sensors out."""
+        """Share the sensors out, with the files that have them."""
         out.mkdir(parents=True, exist_ok=True)
-        counts: Iterator[int] = self.pool.map(partial(of_sensors, self.files, str(out)), self._shares())
-        return sum(counts)
+        return sum(self.pool.map(partial(of_sensors, str(out)), self._shares()))
 
-    def _shares(self) -> Iterator[tuple[int, list[str]]]:
-        size = 8
-        for start in range(0, len(self.sensors), size):
-            yield start, self.sensors[start : start + size]
+    def _shares(self) -> Iterator[tuple[int, list[str], list[str]]]:
+        sensors, size = list(self.files_of), 8
+        for start in range(0, len(sensors), size):
+            names = sensors[start : start + size]
+            yield start, names, sorted({file for name in names for file in self.files_of[name]})
 
 
 def digest(contender: str, out: Path) -> object | None:

@@ -362,6 +362,38 @@ def files(lake: Lake, path: str, version: int | None = None) -> list[AddedFile]:
     ]
 
 
+def whole_files(lake: Lake, path: str, version: int | None = None) -> list[AddedFile]:
+    """:func:`files`, of a table whose rows are what its files have: no more, no less, under the same names.
+
+    Raises:
+        DataError: Rows are deleted by vectors, columns have other names in the files, or are not in them.
+    """
+    table = open_table(lake, path, version)
+    if table is None:
+        return []
+    features = table.protocol().reader_features or []
+    configuration = table.metadata().configuration
+    if "deletionVectors" in features:
+        found, remedy = (
+            "deletion vectors",
+            (
+                "set delta.enableDeletionVectors to false on the table, REORG TABLE ... APPLY (PURGE), then"
+                " ALTER TABLE ... DROP FEATURE deletionVectors"
+            ),
+        )
+    elif configuration.get("delta.columnMapping.mode", "none") != "none":
+        found, remedy = "column mapping", "set delta.columnMapping.mode to none on the table, and rewrite it"
+    elif table.metadata().partition_columns:
+        found, remedy = "partitions", "rewrite the table without partitions: its files have statistics instead"
+    else:
+        return files(lake, path, version)
+    raise DataError(
+        f"{lake.relative(path)} has {found}",
+        why="its files are read directly, and tables of the lake are made such that these have all rows and columns",
+        remedy=remedy,
+    )
+
+
 def may_hold(file: AddedFile, bounds: Mapping[str, tuple[Any, Any]]) -> bool:
     """Whether a file could have rows within bounds, by the log's statistics.
 
@@ -419,12 +451,6 @@ def commits(lake: Lake, path: str, after: int | None, upto: int) -> list[Commit]
 
 
 def _added(path: str, add: dict[str, Any]) -> AddedFile:
-    if add.get("deletionVector"):
-        raise DataError(
-            f"{add['path']} has a deletion vector",
-            why="gold reads silver's files directly, and tables of the lake are made without deletion vectors",
-            remedy="set delta.enableDeletionVectors to false on the table, then REORG TABLE ... APPLY (PURGE)",
-        )
     statistics = json.loads(add.get("stats") or "{}")
     return AddedFile(
         f"{path}/{add['path']}",

@@ -191,7 +191,7 @@ class Following:
         touched = windowed.find_touched(self.spark, self.lake, files, how, window)
         parallelism = self.spark.sparkContext.defaultParallelism
         size = min(self.bounds.rows_per_task, -(-sum(t.rows for t in touched) // parallelism))
-        held = delta.files(self.lake, self._place(self.silver), version)
+        held = delta.whole_files(self.lake, self._place(self.silver), version)
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks)
 

@@ -148,7 +148,7 @@ class Judge:
         alone = self.dataset.decode is None and self.dataset.neighbours is None
         if not alone or count < _MANY:
             return None
-        held = [] if base is None else delta.files(self.lake, self.lake.silver(self.dataset.name), base)
+        held = [] if base is None else delta.whole_files(self.lake, self.lake.silver(self.dataset.name), base)
         return rivals.find(self.spark, self.lake, self.dataset, readable, held)
 
     def check(self, rows: DataFrame, target: T.StructType) -> DataFrame:

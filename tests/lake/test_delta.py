@@ -255,6 +255,35 @@ def test_files__with_rows_and_bounds(lake: Context, table: str):
     assert len(delta.files(lake.lake, table, 2)) == 3
 
 
+def test_whole_files__of_a_table_as_the_lake_makes_it(lake: Context, table: str):
+    assert delta.whole_files(lake.lake, table, 1) == delta.files(lake.lake, table, 1)
+    assert delta.whole_files(lake.lake, lake.lake.silver("nowhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("properties", "found"),
+    [
+        ({"delta.enableDeletionVectors": "true"}, "deletion vectors"),
+        ({"delta.columnMapping.mode": "name", "delta.minReaderVersion": "2", "delta.minWriterVersion": "5"}, "column"),
+    ],
+)
+def test_whole_files__refuses_a_table_whose_files_do_not_tell_all(
+    lake: Context, table: str, properties: dict[str, str], found: str
+):
+    told = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
+    lake.spark.sql(f"ALTER TABLE delta.`{table}` SET TBLPROPERTIES ({told})")
+    with pytest.raises(DataError, match=f"silver/numbers has {found}"):
+        delta.whole_files(lake.lake, table)
+    assert delta.whole_files(lake.lake, table, 2)  # as it was before
+
+
+def test_whole_files__refuses_partitions(lake: Context):
+    path = lake.lake.silver("parted")
+    numbers(lake, 1, 3).write.format("delta").partitionBy("x").save(path)
+    with pytest.raises(DataError, match="silver/parted has partitions"):
+        delta.whole_files(lake.lake, path)
+
+
 def test_commits__each_with_the_files_it_brought(lake: Context, table: str):
     found = delta.commits(lake.lake, table, 0, 2)
     assert found is not None
