@@ -6,7 +6,7 @@ from importlib import import_module
 
 from bench.stage import Stage
 
-NAMES = ("simulate", "silver", "spectra", "kernel", "activity", "incremental")
+NAMES = ("simulate", "silver", "spectra", "kernel", "activity", "whole", "incremental")
 
 
 def stage(name: str) -> Stage:
