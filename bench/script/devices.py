@@ -105,7 +105,7 @@ def quality(run: Run) -> str:
             FROM sums
         ), devices AS (
             SELECT * EXCLUDE (usual, silences), usual / 1e6 AS interval_seconds, coalesce(len(silences), 0) AS gaps,
-                coalesce(list_sum([round(step / usual)::BIGINT - 1 FOR step IN silences]), 0) AS missing_rows
+                coalesce(list_sum([round(step / usual) - 1 FOR step IN silences]), 0)::BIGINT AS missing_rows
             FROM silences
         ), every AS (
             FROM devices UNION ALL BY NAME

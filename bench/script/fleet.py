@@ -87,6 +87,7 @@ def status(run: Run) -> str:
     settings = FleetStatusSettings()
     length, minutes = settings.window_us, settings.window_seconds / _WINDOW / 60
     sites = " ".join(f"WHEN '{name}' THEN NOT ({inside(corners)})" for name, corners in settings.sites.items())
+    before = listed(("us", "latitude", "longitude", "status", "outside"), "lag({0}) OVER track AS before_{0}")
     of_status = listed(STATUSES, "sum(step_us) FILTER (before_status = '{0}') AS {0}_us")
     sums = listed(_SUMS, "sum({0})::BIGINT AS {0}")
     known = " + ".join(f"coalesce({status}_us, 0)" for status in STATUSES)
@@ -105,7 +106,7 @@ def status(run: Run) -> str:
                 CASE site_id {sites} END AS outside
             FROM '{run.silver(DATASET.name)}'
         ), following AS (
-            SELECT *, {listed(("us", "latitude", "longitude", "status", "outside"), "lag({0}) OVER track AS before_{0}")},
+            SELECT *, {before},
                 coalesce(lead(window_us) OVER track <> window_us, true) AS is_last,
                 CASE WHEN us - before_us <= {settings.max_gap_us} THEN us - before_us END AS step_us
             FROM placed WINDOW track AS (PARTITION BY robot_id ORDER BY us)
@@ -117,7 +118,8 @@ def status(run: Run) -> str:
                 {begins("fault")} AS fault_begins, {begins("charging")} AS charge_begins,
                 round(battery_v::DOUBLE * {_VOLT})::BIGINT AS volt,
                 CASE WHEN coalesce(status <> 'charging', true) THEN volt END AS drained,
-                CASE WHEN drained IS NOT NULL THEN round((us - window_us) * ({_WINDOW}e0 / {length}))::BIGINT END AS time
+                CASE WHEN drained IS NOT NULL
+                    THEN round((us - window_us) * ({_WINDOW}e0 / {length}))::BIGINT END AS time
             FROM following
         ), counted AS (
             SELECT *, sum(charge_begins) OVER (PARTITION BY robot_id ORDER BY us ROWS UNBOUNDED PRECEDING) AS discharge
@@ -134,7 +136,8 @@ def status(run: Run) -> str:
         ), robots AS (
             SELECT robot_id, window_us, {sums}, max(top_speed_m_s) AS top_speed_m_s,
                 min(battery_min_v) AS battery_min_v, max(last_us) AS last_us,
-                arg_max({{latitude: latitude, longitude: longitude, status: status, site_id: site_id}}, last_us) AS last,
+                arg_max({{latitude: latitude, longitude: longitude, status: status, site_id: site_id}}, last_us)
+                    AS last,
                 arg_max({{latest: drained_last, time: drained_time, volts: drained_volts}}, drained_last) AS drained,
                 sum(time_volts)::DOUBLE / nullif(sum(time_time)::DOUBLE, 0) AS slope
             FROM parts GROUP BY ALL

@@ -39,7 +39,8 @@ def silver(run: Run) -> str:
             SELECT * REPLACE ({listed(texts, tidy)}) FROM said
         ), clean AS (
             SELECT * REPLACE (
-                array_to_string([upper(word[1]) || word[2:] FOR word IN string_split(lower(county), ' ')], ' ') AS county,
+                array_to_string([upper(word[1]) || word[2:] FOR word IN string_split(lower(county), ' ')], ' ')
+                    AS county,
                 {listed(OPTIONAL, "CASE WHEN lower({0}) NOT IN ('', 'none') THEN {0} END AS {0}")})
             FROM tidy
         ), valid AS (

@@ -8,12 +8,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from bench import __main__ as bench
 from bench import registry
 from bench.measure import Result, measure, prepared
-from bench.stage import SIZES, linked
+from bench.stage import SIZES, Size, Task, linked
+from bench.stages import whole
+from jobs.catalog import DATASETS, GOLD
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +73,29 @@ def test_linked__a_folder_of_the_same_files(tmp_path: Path):
     (tmp_path / "a" / "b" / "file").write_text("x")
     linked(tmp_path / "a", tmp_path / "c")
     assert (tmp_path / "c" / "b" / "file").samefile(tmp_path / "a" / "b" / "file")
+
+
+def columns(files: Path) -> list[str]:
+    """Names of the columns that are not in the path, in order of the alphabet."""
+    query = f"SELECT column_name FROM (DESCRIBE FROM read_parquet('{files}', hive_partitioning = false)) ORDER BY 1"
+    return [name for (name,) in duckdb.sql(query).fetchall()]
+
+
+def test_whole__the_script_makes_every_table_with_all_of_its_columns(tmp_path: Path):
+    task = Task(Size("tiny", sensors=2, minutes=2, windows=0, events=20_000), tmp_path / "data", cores=2)
+    whole.prepare(task)
+    out = tmp_path / "out"
+    out.mkdir()
+    rows = whole.Script(task).run(out)
+    silver = {name: out / "silver" / name for name in DATASETS}
+    files = {name: place / "*.parquet" if place.is_dir() else f"{place}.parquet" for name, place in silver.items()}
+    for name, dataset in DATASETS.items():
+        assert columns(files[name]) == sorted(dataset.schema.names), name
+    for name, table in GOLD.items():
+        assert columns(out / f"{name}.parquet") == sorted(table.schema.names), name
+    counts = [duckdb.sql(f"SELECT count(*) FROM '{place}'").fetchall()[0][0] for place in files.values()]
+    assert rows == sum(counts)
+    assert whole.digest(whole.Script.name, out).keys() == GOLD.keys()
 
 
 def test_worker__that_dies_is_said_with_the_end_of_its_log(tmp_path: Path):
