@@ -64,7 +64,8 @@ def of_engines(file: str, kernel: Callable[[pa.Table], pa.Table], splits: tuple[
     ]
     rows = own().sql(
         f"""SELECT *, printf('%.0f/%.2f/%.0f', {listed(centres)}) AS operating_condition
-        FROM '{file}' WHERE unit_number BETWEEN {first} AND {first + _UNITS - 1} AND split IN {(*splits, "")}
+        FROM '{file}' WHERE unit_number BETWEEN {first} AND {first + _UNITS - 1}
+            AND split IN ({listed(splits, "'{}'")})
         ORDER BY {listed(ENGINE)}, cycle"""
     )
     return pa.concat_tables(kernel(engine) for engine in one_by_one(rows.to_arrow_table()))
