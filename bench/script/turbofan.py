@@ -12,7 +12,7 @@ import pyarrow as pa
 from bench.script.base import Run, first_of, listed, own, within, write_arrow
 from jobs.datasets.turbofan import DATASET, SENSORS, SETTINGS, TurbofanSettings
 from jobs.features.degradation import HealthSettings
-from jobs.features.engine_health import ENGINE, _by_subset, _gold, _normal, _summarise, _with_scales, learn
+from jobs.features.engine_health import ENGINE, by_subset, describe_normal, health_of, learn, summarise, with_scales
 from jobs.features.engine_summary import SummarySettings
 
 _UNITS = 16  # numbers of engines that a process takes at once
@@ -49,11 +49,11 @@ def health(run: Run) -> pa.Table:
     def each(kernel: Callable[[pa.Table], pa.Table], splits: tuple[str, ...]) -> pa.Table:
         return pa.concat_tables(run.pool.map(partial(of_engines, file, kernel, splits), firsts))
 
-    summaries = _by_subset(each(partial(_summarise, settings=settings), ("train",)))
+    summaries = by_subset(each(partial(summarise, settings=settings), ("train",)))
     levels = {subset: learn(table, settings) for subset, table in summaries.items()}
-    normal = _by_subset(each(partial(_normal, known=levels, settings=settings), ("train",)))
-    known = {subset: _with_scales(table, normal[subset], settings) for subset, table in levels.items()}
-    return each(partial(_gold, known=known, settings=settings), ("train", "test"))
+    normal = by_subset(each(partial(describe_normal, known=levels, settings=settings), ("train",)))
+    known = {subset: with_scales(table, normal[subset], settings) for subset, table in levels.items()}
+    return each(partial(health_of, known=known, settings=settings), ("train", "test"))
 
 
 def of_engines(file: str, kernel: Callable[[pa.Table], pa.Table], splits: tuple[str, ...], first: int) -> pa.Table:

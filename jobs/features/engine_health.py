@@ -195,7 +195,7 @@ def _readings(rows: pa.Table) -> Floats:
     return np.column_stack([rows[name].to_numpy().astype(np.float64) for name in _SENSOR_COLUMNS])
 
 
-def _summarise(rows: pa.Table, settings: HealthSettings) -> pa.Table:
+def summarise(rows: pa.Table, settings: HealthSettings) -> pa.Table:
     """Summarise one run-to-failure engine per operating condition: rows of ``_SUMMARY``."""
     rows = rows.sort_by("cycle")
     readings, labels = _readings(rows), np.array(rows["operating_condition"].to_pylist(), dtype=object)
@@ -279,7 +279,7 @@ def _looked_up(rows: pa.Table, place: Places, known: pa.Table | None) -> Learned
     return Learned(informative=informative, **levels)
 
 
-def _normal(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSettings) -> pa.Table:
+def describe_normal(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSettings) -> pa.Table:
     """Describe the departures of one run-to-failure engine: a row of ``_NORMAL``."""
     engine = _engine(rows, known.get(rows["subset"][0].as_py()), settings)
     quantiles, repeated, readings = normal_departures(engine.found, settings.normal_quantile)
@@ -292,7 +292,7 @@ def _normal(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSetti
     )
 
 
-def _with_scales(known: pa.Table, normal: pa.Table, settings: HealthSettings) -> pa.Table:
+def with_scales(known: pa.Table, normal: pa.Table, settings: HealthSettings) -> pa.Table:
     """Add to the levels of one subset how far its sensors normally depart.
 
     An engine counts once, whatever happens in it: the scale is the ``engine_quantile`` over engines of each
@@ -311,7 +311,7 @@ def _with_scales(known: pa.Table, normal: pa.Table, settings: HealthSettings) ->
     return known
 
 
-def _gold(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSettings) -> pa.Table:
+def health_of(rows: pa.Table, known: Mapping[str, pa.Table], settings: HealthSettings) -> pa.Table:
     """Compute the gold rows of one engine: rows of ``SCHEMA``."""
     learnt = known.get(rows["subset"][0].as_py())
     engine = _engine(rows, learnt, settings)
@@ -367,16 +367,16 @@ def reference(train_rows: DataFrame, settings: HealthSettings) -> pa.Table:
         One row per subset, operating_condition and sensor, in that order; levels in the sensor's own unit.
     """
     rows = _needed(train_rows, settings)
-    summaries = rows.groupBy(*ENGINE).applyInArrow(lambda table: _summarise(table, settings), _SUMMARY).toArrow()
+    summaries = rows.groupBy(*ENGINE).applyInArrow(lambda table: summarise(table, settings), _SUMMARY).toArrow()
     if not summaries.num_rows:
         return _EMPTY_REFERENCE
-    levels = {subset: learn(table, settings) for subset, table in _by_subset(summaries).items()}
-    normal = rows.groupBy(*ENGINE).applyInArrow(lambda table: _normal(table, levels, settings), _NORMAL)
-    described = _by_subset(normal.toArrow())
-    return pa.concat_tables([_with_scales(table, described[subset], settings) for subset, table in levels.items()])
+    levels = {subset: learn(table, settings) for subset, table in by_subset(summaries).items()}
+    normal = rows.groupBy(*ENGINE).applyInArrow(lambda table: describe_normal(table, levels, settings), _NORMAL)
+    described = by_subset(normal.toArrow())
+    return pa.concat_tables([with_scales(table, described[subset], settings) for subset, table in levels.items()])
 
 
-def _by_subset(table: pa.Table) -> dict[str, pa.Table]:
+def by_subset(table: pa.Table) -> dict[str, pa.Table]:
     """Split a table with a subset column."""
     subsets = sorted(set(table["subset"].to_pylist()))
     return {subset: table.filter(pc.equal(table["subset"], subset)) for subset in subsets}
@@ -427,10 +427,10 @@ def compute(silver: DataFrame, touched: DataFrame, settings: HealthSettings) -> 
     engines = touched.select(*ENGINE).distinct().toArrow()
     subsets = sorted(set(engines["subset"].to_pylist()))
     here = silver.where(F.col("subset").isin(subsets))
-    known = _by_subset(reference(here.where(F.col("split") == "train"), settings))
+    known = by_subset(reference(here.where(F.col("split") == "train"), settings))
     chosen = silver.sparkSession.createDataFrame(engines, silver.select(*ENGINE).schema)
     rows = _needed(here.join(F.broadcast(chosen), list(ENGINE), "left_semi"), settings)
-    return rows.groupBy(*ENGINE).applyInArrow(lambda table: _gold(table, known, settings), SCHEMA)
+    return rows.groupBy(*ENGINE).applyInArrow(lambda table: health_of(table, known, settings), SCHEMA)
 
 
 TABLE = GoldTable(

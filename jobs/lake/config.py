@@ -61,7 +61,7 @@ class SilverSettings(_Section):
     """Bounds of a promotion, and of how long silver keeps rows."""
 
     max_files_per_batch: int = Field(1000, ge=1, description="Bronze files of one transaction")
-    rows_per_file: int = Field(4_000_000, ge=1, description="Rows that a silver file aims at")
+    rows_per_file: int = Field(12_000_000, ge=1, description="Rows that a silver file aims at")
     keep_days: KeepDays = Field(
         {}, description="Dataset -> days that its rows are kept after their event; else for ever"
     )

@@ -38,6 +38,8 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         # How much of a shuffle becomes a file of gold.
         "spark.sql.adaptive.advisoryPartitionSizeInBytes": "256m",
         "spark.sql.parquet.compression.codec": "zstd",
+        # Of a file with many entities a reader of one reads a row group or two, and a writer holds no more than one.
+        "spark.hadoop.parquet.block.size": str(32 << 20),
         # INT96, Spark's default, has no statistics and is deprecated; other readers want microseconds.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         # Files with nanoseconds (pandas' default) come as integers and are converted by the promotion.

@@ -48,7 +48,7 @@ def test_load__a_later_layer_wins_and_is_named(
 def test_load__a_layer_leaves_the_other_settings_alone() -> None:
     settings = load(profile="production")
     assert settings.spark.driver_memory == "8g"
-    assert settings.silver.rows_per_file == 4_000_000
+    assert settings.silver.rows_per_file == 12_000_000
     assert settings.origins["silver.rows_per_file"][1] == "conf/lakehouse.yaml"
 
 
