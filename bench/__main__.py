@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./spark-submit.sh bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--only", choices=registry.NAMES, help="one stage")
+    parser.add_argument("--ours", action="store_true", help="without peers: what --cores changes, for example")
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--home", type=Path, default=_default_home(), help="where input and output are put")
@@ -37,13 +39,14 @@ def main() -> int:
     found: list[Result] = []
     for name in [options.only] if options.only else registry.NAMES:
         stage = registry.stage(name)
+        stage = replace(stage, contenders=stage.contenders[:1]) if options.ours else stage
         console.say(f"{stage.name}: {stage.title}")
         cores = 1 if stage.name in ("simulate", "kernel") else options.cores
         task = prepared(stage, SIZES[options.size], options.home, cores)
         found += measure(stage, task, options.home, options.rounds, console.say)
     rows = table(found)
     console.table(f"{options.size}, {options.cores} cores", rows)
-    if not options.only:
+    if not options.only and not options.ours:
         about = {"size": options.size, "cores": options.cores, "versions": versions()}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({**about, "results": [vars(r) for r in found]}, indent=1) + "\n")

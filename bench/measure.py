@@ -155,9 +155,11 @@ def measure(stage: Stage, task: Task, home: Path, rounds: int, say: Callable[[st
             stack.enter_context(Process(stage, contender, task, runs / f"{number}.log"))
             for number, contender in enumerate(stage.contenders)
         ]
-        made = {}
+        made: dict[str, object] = {}
         for round_ in range(rounds + 1):  # the first warms up: compilers, caches, pools
-            for number, (worker, result) in enumerate(zip(workers, results, strict=True)):
+            for number, (worker, contender, result) in enumerate(zip(workers, stage.contenders, results, strict=True)):
+                if not round_ and not contender.warms_up:
+                    continue
                 out = runs / f"{number}-{round_}"
                 worker.ask("lay_out", out)
                 with worker.peak() as most:
@@ -166,7 +168,7 @@ def measure(stage: Stage, task: Task, home: Path, rounds: int, say: Callable[[st
                 if round_:
                     result.seconds.append(round(answer["seconds"], 4))
                     result.peak_rss_mb = max(result.peak_rss_mb, most[0] >> 20)
-                else:
+                if result.contender not in made:
                     made[result.contender] = stage.digest(result.contender, out)
                 shutil.rmtree(out, ignore_errors=True)
                 note = "" if round_ else "  (warm-up)"

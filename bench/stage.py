@@ -70,10 +70,12 @@ class Contender(ABC):
     Attributes:
         name: As the table has it.
         role: Ours; a peer, that does the same work; or a limit, that does only what cannot be left out.
+        warms_up: Whether a first round is not timed; not worth it where a round takes minutes.
     """
 
     name: ClassVar[str]
     role: ClassVar[Role] = "peer"
+    warms_up: ClassVar[bool] = True
 
     def __init__(self, task: Task) -> None:
         self.task = task

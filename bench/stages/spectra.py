@@ -58,6 +58,7 @@ class ApplyInPandas(suite.Suite):
 
     name: ClassVar[str] = "groupBy(...).applyInPandas"
     role: ClassVar[Role] = "peer"
+    warms_up = False
 
     def run(self, out: Path) -> int:
         """Compute and write Parquet."""

@@ -15,7 +15,7 @@ from bench.script.base import Run, connect
 from bench.stage import Contender, Size, Stage, Task, fetched, linked
 from jobs.catalog import GOLD
 from jobs.pipeline import run_stages
-from sim.base import parameters_from, write, write_truth
+from sim.base import parameters_from, write_truth
 from sim.catalog import SIMULATORS
 from sim.writers import open_writer
 
@@ -35,13 +35,11 @@ def parameters(size: Size) -> dict[str, dict[str, object]]:
 
 def prepare(task: Task) -> None:
     """Bronze of every simulator, and the truth."""
-    writer = open_writer(str(task.data))
     for name, values in parameters(task.size).items():
         simulator = SIMULATORS[name]
         simulated = parameters_from(simulator, {**values, "seed": 7})
-        for _ in write(simulator, simulated, writer):
-            pass
-        write_truth(simulator, simulated, writer)
+        suite.simulated(task, simulator, simulated)
+        write_truth(simulator, simulated, open_writer(str(task.data)))
 
 
 class Suite(suite.Suite):

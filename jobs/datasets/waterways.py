@@ -72,9 +72,15 @@ def rules(settings: WaterwaysSettings) -> list[Column]:
 
 def clean(rows: DataFrame) -> DataFrame:
     """Trim texts and single their blanks; a text that says nothing, or "None", is null; counties are in title case."""
-    tidy = {name: F.trim(F.regexp_replace(name, r"(?U)\s+", " ")) for name in (*NAMES, *OPTIONAL)}
-    nothing = {name: F.when(~F.lower(tidy[name]).isin("", "none"), tidy[name]) for name in OPTIONAL}
-    return rows.withColumns(tidy | nothing | {"county": F.initcap(tidy["county"])})
+    tidied = rows.withColumns({name: F.trim(_single_blanks(name)) for name in (*NAMES, *OPTIONAL)})
+    said = {name: F.when(~F.lower(name).isin("", "none"), F.col(name)) for name in OPTIONAL}
+    return tidied.withColumns({**said, "county": F.initcap("county")})
+
+
+def _single_blanks(name: str) -> Column:
+    """Every run of white space as one blank; most texts have none but single blanks, which is ten times faster told."""
+    odd = F.col(name).contains("  ") | F.col(name).rlike("[^ -~]")
+    return F.when(odd, F.regexp_replace(name, r"(?U)\s+", " ")).otherwise(F.col(name))
 
 
 def parse(file: SourceFile, beside: Sequence[SourceFile]) -> Iterator[Parsed]:
