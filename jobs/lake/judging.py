@@ -16,7 +16,7 @@ from jobs.lake.config import SilverSettings
 from jobs.lake.conform import MISFIT, MISFITS, Drift, conform
 from jobs.lake.intake import Probed
 from jobs.lake.layout import Lake
-from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset, Decode
+from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset
 
 _REFUSED, _WHY, _VERDICT = "_refused", "_why", "_verdict"
 _VERDICTS = ("fresh", "duplicate", "conflict", "implausible")
@@ -45,14 +45,21 @@ class Judged:
         rank: Rows that do -> those rows and what silver holds of their keys, with the verdict on each.
         columns: Columns of silver.
         drift: Differences from what is declared, each with the first file that showed it.
+        kept: Decoded messages, which each look at the rows would decode again; None where bronze holds rows.
     """
 
     checked: DataFrame
     rank: Callable[[DataFrame], DataFrame]
     columns: Sequence[str]
     drift: Mapping[Drift, str]
+    kept: DataFrame | None = None
     _refused: Observation = field(default_factory=Observation)
     _verdicts: Observation = field(default_factory=Observation)
+
+    def close(self) -> None:
+        """Give up what is kept."""
+        if self.kept is not None:
+            self.kept.unpersist()
 
     def fresh(self) -> DataFrame:
         """The rows for silver; once they are written :meth:`counts` knows the others."""
@@ -119,7 +126,9 @@ class Judge:
         known = {*declared.names, *self.arrives(declared).names}
         target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
         arrived = intake.read(self.spark, self.lake, self.dataset, readable, arrives)
-        checked = self.check(only(arrived) if only else arrived, target)
+        decoded = self._decoded(only(arrived) if only else arrived, target)
+        kept = decoded.persist() if self.dataset.decode else None
+        checked = self._checked(decoded)
         keys = self._key_ranges(checked, readable) if base is not None else {}
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
         drift |= _traits(checked) if self.dataset.decode else {}
@@ -138,10 +147,10 @@ class Judge:
             if not len(places):
                 return in_place.withColumn(_VERDICT, F.lit("fresh"))
             # Not out of ``valid``, whose rows are counted as they pass.
-            few = self.check(_at(arrived, places), target).where(f"NOT {_REFUSED}")
+            few = self._checked(_at(arrived, places)).where(f"NOT {_REFUSED}")
             return _told(in_place, compare(few, len(places)))
 
-        return Judged(checked, rank, target.names, drift)
+        return Judged(checked, rank, target.names, drift, kept)
 
     def _rivals(self, readable: Sequence[Probed], base: int | None, count: int) -> rivals.Int64 | None:
         """The rows that have to be compared; None for all."""
@@ -161,7 +170,25 @@ class Judge:
         Returns:
             The rows with silver's columns, ``_refused`` and ``_why``, ``_entity`` and ``_event_time``.
         """
-        return self._checked(_decoded(self.dataset.decode, rows, target) if self.dataset.decode else rows)
+        return self._checked(self._decoded(rows, target))
+
+    def _decoded(self, rows: DataFrame, target: T.StructType) -> DataFrame:
+        """Messages as rows of silver; one that cannot be decoded has that for its only reason."""
+        if not self.dataset.decode:
+            return rows
+        # No condition goes below an observation. Otherwise Spark would push "is refused" down to the payload, and write
+        # out every column in it again and again: a plan of megabytes, and minutes.
+        decoded = self.dataset.decode.rows(rows).observe(Observation(), F.count(F.lit(1)).alias("messages"))
+        keep = [*intake.PROVENANCE, UNDECODABLE, TRAITS]
+        arrived = T.StructType([f for f in decoded.schema if f.name not in {*keep, MISFIT, MISFITS}])
+        conformed = conform(decoded, arrived, target, {}, {}, keep)
+        failed = F.col(UNDECODABLE).isNotNull()
+        return conformed.withColumns(
+            {
+                MISFIT: F.col(MISFIT) | failed,
+                MISFITS: F.when(failed, F.array(UNDECODABLE)).otherwise(F.col(MISFITS)),
+            }
+        )
 
     def declared(self, base: int | None) -> T.StructType:
         """What silver has: the declared columns, and those that earlier files brought."""
@@ -281,23 +308,6 @@ def _rows_of_key(together: Sequence[str], rest: Sequence[str]) -> WindowSpec:
     """
     partition = Window.partitionBy(*together)
     return partition.orderBy(*rest).rangeBetween(Window.currentRow, Window.currentRow) if rest else partition
-
-
-def _decoded(decode: Decode, rows: DataFrame, target: T.StructType) -> DataFrame:
-    """Messages as rows of silver; one that cannot be decoded has that for its only reason."""
-    # No condition goes below an observation. Otherwise Spark would push "is refused" down to the payload, and write out
-    # every column in it again and again: a plan of megabytes, and minutes.
-    decoded = decode.rows(rows).observe(Observation(), F.count(F.lit(1)).alias("messages"))
-    keep = [*intake.PROVENANCE, UNDECODABLE, TRAITS]
-    arrived = T.StructType([f for f in decoded.schema if f.name not in {*keep, MISFIT, MISFITS}])
-    conformed = conform(decoded, arrived, target, {}, {}, keep)
-    failed = F.col(UNDECODABLE).isNotNull()
-    return conformed.withColumns(
-        {
-            MISFIT: F.col(MISFIT) | failed,
-            MISFITS: F.when(failed, F.array(UNDECODABLE)).otherwise(F.col(MISFITS)),
-        }
-    )
 
 
 def _traits(checked: DataFrame) -> dict[Drift, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -99,17 +100,18 @@ class Promotion:
         readable = [p for p in probed if not p.error and p.rows]
         refused = quarantine.files(self.spark, self.lake, probed)
         counts = {"rows_written": 0, "rows_duplicate": 0, "rows_quarantined": 0}
-        if readable:
-            silver = self.lake.silver(self.dataset.name)
-            base = delta.version_before(self.lake, silver, transaction)
-            judged = self.judge.judge(readable, base)
-            drift.record(self.lake, self.dataset.name, judged.drift, transaction)
-            delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
-            found = judged.counts()
-            counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
-            refused += judged.refusals()
-        if refused:
-            counts["rows_quarantined"] = quarantine.append(self.lake, self.dataset.name, refused, transaction)
+        with ExitStack() as stack:
+            if readable:
+                silver = self.lake.silver(self.dataset.name)
+                base = delta.version_before(self.lake, silver, transaction)
+                judged = stack.enter_context(closing(self.judge.judge(readable, base)))
+                drift.record(self.lake, self.dataset.name, judged.drift, transaction)
+                delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
+                found = judged.counts()
+                counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
+                refused += judged.refusals()
+            if refused:
+                counts["rows_quarantined"] = quarantine.append(self.lake, self.dataset.name, refused, transaction)
         return counts
 
     @property

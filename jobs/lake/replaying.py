@@ -83,6 +83,7 @@ class Replay:
                 for total, field in (("pass", "written"), ("duplicates", "duplicate"), ("stay", "quarantined")):
                     totals[total] += entry[f"rows_{field}"]
                 totals["tried"] += sum(entry.values())
+                judged.close()
         return totals
 
     def untried(self) -> int:
@@ -124,6 +125,8 @@ class Replay:
             ).check()
             ledger.record(self.lake, [entry], transaction)
             self._settle(probed, judged, transaction)
+            if judged is not None:
+                judged.close()
             yield entry
 
     @property

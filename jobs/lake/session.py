@@ -55,6 +55,8 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.databricks.delta.snapshotPartitions": "2",
         # deltalake and DuckDB read our tables: no deletion vectors.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+        # What is kept is read a few times: packing it costs more than it saves.
+        "spark.sql.inMemoryColumnarStorage.compressed": "false",
         "spark.sql.streaming.metricsEnabled": "false",
         # A job to look up the files of a batch pays only where each look crosses a network.
         "spark.sql.sources.parallelPartitionDiscovery.threshold": str(32 if lake.on_s3 else 100_000),
