@@ -347,8 +347,10 @@ def configured(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]
 def files(lake: Lake, path: str, version: int | None = None) -> list[AddedFile]:
     """All data files of a table at a version, or as it is now; none if there is no table."""
     table = open_table(lake, path, version)
-    if table is None:
-        return []
+    return [] if table is None else _files_of(table, path)
+
+
+def _files_of(table: deltalake.DeltaTable, path: str) -> list[AddedFile]:
     actions = table.get_add_actions(flatten=False)
     return [
         AddedFile(
@@ -386,7 +388,7 @@ def whole_files(lake: Lake, path: str, version: int | None = None) -> list[Added
     elif table.metadata().partition_columns:
         found, remedy = "partitions", "rewrite the table without partitions: its files have statistics instead"
     else:
-        return files(lake, path, version)
+        return _files_of(table, path)
     raise DataError(
         f"{lake.relative(path)} has {found}",
         why="its files are read directly, and tables of the lake are made such that these have all rows and columns",

@@ -165,11 +165,11 @@ class Following:
         rows = rows.select(*table.schema.names)
         told = self._told_in_full()
         rows = rows.where(told) if told else rows
-        if not fresh and table.time:
-            return delta.upsert_in_time(rows, self.path, table.key, table.time, transaction, self._arranged)
         if fresh:
             is_there = delta.latest_version(self.lake, self.path) is not None
             delta.overwrite(self.lake, self._arranged(rows), self.path, transaction, told if is_there else "")
+        elif table.time:
+            return delta.upsert_in_time(rows, self.path, table.key, table.time, transaction, self._arranged)
         else:
             delta.upsert(self.spark, self._arranged(rows), self.path, table.key, transaction)
         return delta.rows_changed(self.lake, self.path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from pyspark.sql.types import DataType, DateType, TimestampType
+from pyspark.sql.types import DataType, DateType
 
 Span = tuple[int, int]
 """Begin and end, the end excluded, in microseconds since 1970."""
@@ -39,7 +39,7 @@ def within(name: str, spans: Sequence[Span], kind: DataType | None = None) -> st
         spans: Those that count.
         kind: Its type, an instant if it is not given; spans of a date begin and end at midnight.
     """
-    write = _day if isinstance(kind or TimestampType(), DateType) else _instant
+    write = _day if isinstance(kind, DateType) else _instant
     parts = [f"({name} >= {write(begin)} AND {name} < {write(end)})" for begin, end in spans]
     return " OR ".join(parts) or "false"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -222,19 +223,9 @@ def test_upsert_in_time__days_and_a_column_that_is_new(lake: Context):
 
 def test_upsert_in_time__another_commit_that_overtakes_it(lake: Context, hours: str, tmp_path: Path):
     begun, go_on = tmp_path / "begun", tmp_path / "go_on"
-    other = lake.spark.newSession()
-
-    def compact() -> None:
-        while not begun.exists():
-            time.sleep(0.05)
-        SparkTable.forPath(other, hours).optimize().executeCompaction()
-        go_on.touch()
-
-    with ThreadPoolExecutor() as pool:
-        compaction = pool.submit(compact)
+    with compaction(lake, hours, begun, go_on):
         rows = minutes(lake, "a", 239, 240, 1)
         upsert_in_time(rows, hours, 1, arrange=lambda rows: meanwhile(rows.coalesce(1), begun, go_on))
-        compaction.result()
     assert [row for row in timed(hours) if row[2]] == [("a", 239, 1), ("a", 240, 1)]
     assert len(timed(hours)) == 481
     assert [c["operation"] for c in DeltaTable(hours).history(2)] == ["WRITE", "OPTIMIZE"]
@@ -330,11 +321,9 @@ def meanwhile(rows: DataFrame, begun: Path, go_on: Path) -> DataFrame:
     return rows.mapInArrow(wait, rows.schema)
 
 
-@pytest.mark.parametrize("what", ["append", "overwrite", "upsert"])
-def test_persist__a_write_that_another_commit_overtakes_is_done_again(
-    lake: Context, table: str, tmp_path: Path, what: str
-):
-    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+@contextmanager
+def compaction(lake: Context, table: str, begun: Path, go_on: Path) -> Iterator[None]:
+    """Compact a table from another session once the rows of :func:`meanwhile` are asked for, then let these come."""
     other = lake.spark.newSession()
 
     def compact() -> None:
@@ -343,18 +332,27 @@ def test_persist__a_write_that_another_commit_overtakes_is_done_again(
         SparkTable.forPath(other, table).optimize().executeCompaction()
         go_on.touch()
 
+    with ThreadPoolExecutor() as pool:
+        compacted = pool.submit(compact)
+        yield
+        compacted.result()
+
+
+@pytest.mark.parametrize("what", ["append", "overwrite", "upsert"])
+def test_persist__a_write_that_another_commit_overtakes_is_done_again(
+    lake: Context, table: str, tmp_path: Path, what: str
+):
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
     new = meanwhile(numbers(lake, 6, 7).withColumn("x", -F.col("x")), begun, go_on)
     if what == "append":  # of rows that depend on what the table holds, as those of a promotion do
         new = new.join(lake.spark.read.format("delta").load(table).select("id"), "id", "left_anti")
-    with ThreadPoolExecutor() as pool:
-        compaction = pool.submit(compact)
+    with compaction(lake, table, begun, go_on):
         if what == "append":
             delta.append(lake.lake, new, table, Transaction("app", 3))
         elif what == "overwrite":
             delta.overwrite(lake.lake, new, table, Transaction("app", 3))
         else:
             delta.upsert(lake.spark, new, table, ["id"], Transaction("app", 3))
-        compaction.result()
     old = [(n, 10 * n) for n in range(1, 7)]
     assert (
         content(table)
