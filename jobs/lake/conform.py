@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -40,7 +42,8 @@ RESERVED = frozenset(
 """Names of columns that a promotion adds to those of a file, or that Spark does."""
 
 _UNHOLDABLE = re.compile(r"[ ,;{}()\n\t=.`]")  # what Delta refuses in a name, and what Spark reads as syntax
-_NUMBER = r"(?i)\A\s*[+-]?(nan|inf(inity)?|[0-9.]+(e[+-]?[0-9]+)?)\s*\z"
+_NO_DECIMAL = "fFdDxX"  # 1.5f, 1.5d and 0x1p3 are numbers to Java
+_NOT_FINITE = r"(?i)\A\s*[+-]?(nan|inf(inity)?)\s*\z"
 # Seconds, milli-, micro- or nanoseconds of the years 2001 to 2286: other lengths may be years or dates like 20260101.
 _EPOCH = r"\A\s*[0-9]{10}([0-9]{3}){0,3}(\.[0-9]+)?\s*\z"
 _DATE_FIRST = r"\A\s*[0-9]{4,6}-[0-9]{1,2}-[0-9]"
@@ -207,9 +210,9 @@ def conform(
             checks.append(F.when(mistyped, F.lit(f"wrong_type {field.name}: no {field.dataType.simpleString()}")))
         if not field.nullable:
             checks.append(F.when(raw.isNull(), F.lit(f"missing {field.name}: no value")))
-    return rows.select(
-        *columns, quality.any_reason(checks).alias(MISFIT), quality.all_reasons(checks).alias(MISFITS), *keep
-    )
+    misfit = quality.any_reason(checks)
+    reasons = F.when(misfit, quality.all_reasons(checks)).otherwise(quality.no_reasons())  # few rows have any
+    return rows.select(*columns, misfit.alias(MISFIT), reasons.alias(MISFITS), *keep)
 
 
 def convert(raw: Column, kind: T.DataType, to: T.DataType, *, nanoseconds: bool = False) -> tuple[Column, bool]:
@@ -266,8 +269,9 @@ def _parse(text: Column, to: T.DataType) -> Column:
         whole, fraction = (_from_epoch(digits.try_cast(kind), kind) for kind in (T.LongType(), T.DoubleType()))
         return F.when(text.rlike(_DATE_FIRST), value).when(text.rlike(_EPOCH), F.coalesce(whole, fraction))
     if isinstance(to, T.FloatType | T.DoubleType):
-        overflow = (F.abs(value) == _INF) & text.rlike("[0-9]")
-        return F.when(text.rlike(_NUMBER) & ~overflow, value)
+        # Bytes that are looked for take a tenth of the time of a pattern, which few texts need.
+        is_decimal = ~reduce(or_, (text.contains(letter) for letter in _NO_DECIMAL))
+        return F.when(F.abs(value) < _INF, F.when(is_decimal, value)).when(text.rlike(_NOT_FINITE), value)
     return value
 
 

@@ -16,12 +16,12 @@ from jobs.lake.config import SilverSettings
 from jobs.lake.conform import MISFIT, MISFITS, Drift, conform
 from jobs.lake.intake import Probed
 from jobs.lake.layout import Lake
-from jobs.lake.tables import TRAITS, UNDECODABLE, Dataset
+from jobs.lake.tables import UNDECODABLE, Dataset, Decode
 
 _REFUSED, _WHY, _VERDICT = "_refused", "_why", "_verdict"
 _VERDICTS = ("fresh", "duplicate", "conflict", "implausible")
 _CONFLICT = "conflicting_duplicate key: another row with this key and other values came first"
-_MAX_TRAITS = 1000
+_MAX_MAKES = 1000
 _MANY = 250_000  # rows of a batch from which comparing all of them takes longer than finding those that need it
 
 REFUSAL: Mapping[str, str] = {
@@ -46,6 +46,7 @@ class Judged:
         columns: Columns of silver.
         drift: Differences from what is declared, each with the first file that showed it.
         kept: Decoded messages, which each look at the rows would decode again; None where bronze holds rows.
+        arrived: The messages that they are of, with their places, for the refused ones; None where bronze holds rows.
     """
 
     checked: DataFrame
@@ -53,6 +54,7 @@ class Judged:
     columns: Sequence[str]
     drift: Mapping[Drift, str]
     kept: DataFrame | None = None
+    arrived: DataFrame | None = None
     _refused: Observation = field(default_factory=Observation)
     _verdicts: Observation = field(default_factory=Observation)
 
@@ -79,12 +81,18 @@ class Judged:
             found.append(self.checked.where(_REFUSED))
         if counts["conflict"] or counts["implausible"]:
             found.append(self._ranked().where(F.col(_VERDICT).isin("conflict", "implausible")))
-        return [rows.select(*REFUSAL) for rows in found]
+        return [self._as_they_came(rows) for rows in found]
 
     def verdicts(self) -> DataFrame:
         """Every row as :data:`REFUSAL`; those that pass, or repeat what is there, have no reasons."""
         ranked = self._ranked().where(F.col(_VERDICT).isin(*_VERDICTS))
-        return self.checked.where(_REFUSED).select(*REFUSAL).unionByName(ranked.select(*REFUSAL))
+        return self._as_they_came(self.checked.where(_REFUSED)).unionByName(self._as_they_came(ranked))
+
+    def _as_they_came(self, rows: DataFrame) -> DataFrame:
+        """Rows as :data:`REFUSAL`."""
+        if self.arrived is not None:
+            rows = rows.join(self.arrived.select("_arrival", "_row"), "_arrival")
+        return rows.select(*REFUSAL)
 
     def _ranked(self) -> DataFrame:
         return self.rank(self.checked.where(f"NOT {_REFUSED}"))
@@ -126,12 +134,13 @@ class Judge:
         known = {*declared.names, *self.arrives(declared).names}
         target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
         arrived = intake.read(self.spark, self.lake, self.dataset, readable, arrives)
-        decoded = self._decoded(only(arrived) if only else arrived, target)
-        kept = decoded.persist() if self.dataset.decode else None
-        checked = self._checked(decoded)
+        arrived = only(arrived) if only else arrived
+        messages = arrived if self.dataset.decode else None
+        kept = None if messages is None else self._decoded(messages, target).drop("_row").persist()
+        checked = self._checked(arrived if kept is None else kept)
         keys = self._key_ranges(checked, readable) if base is not None else {}
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
-        drift |= _traits(checked) if self.dataset.decode else {}
+        drift |= _makes(checked, self.dataset.decode) if self.dataset.decode else {}
 
         count = sum(p.rows for p in readable)
         places = None if only else self._rivals(readable, base, count)
@@ -150,7 +159,7 @@ class Judge:
             few = self._checked(_at(arrived, places)).where(f"NOT {_REFUSED}")
             return _told(in_place, compare(few, len(places)))
 
-        return Judged(checked, rank, target.names, drift, kept)
+        return Judged(checked, rank, target.names, drift, kept, messages)
 
     def _rivals(self, readable: Sequence[Probed], base: int | None, count: int) -> rivals.Int64 | None:
         """The rows that have to be compared; None for all."""
@@ -179,7 +188,7 @@ class Judge:
         # No condition goes below an observation. Otherwise Spark would push "is refused" down to the payload, and write
         # out every column in it again and again: a plan of megabytes, and minutes.
         decoded = self.dataset.decode.rows(rows).observe(Observation(), F.count(F.lit(1)).alias("messages"))
-        keep = [*intake.PROVENANCE, UNDECODABLE, TRAITS]
+        keep = [*intake.PROVENANCE, UNDECODABLE]
         arrived = T.StructType([f for f in decoded.schema if f.name not in {*keep, MISFIT, MISFITS}])
         conformed = conform(decoded, arrived, target, {}, {}, keep)
         failed = F.col(UNDECODABLE).isNotNull()
@@ -225,7 +234,8 @@ class Judge:
         One shuffle serves the comparisons. By entity, if it is part of the key, it leaves the rows in the order that
         silver wants them in: the rows of an entity together, and in the order of the key.
         """
-        rows = valid.select(*target.names, *intake.PROVENANCE, "_entity", "_event_time")
+        located = [name for name in intake.PROVENANCE if name in valid.columns]
+        rows = valid.select(*target.names, *located, "_entity", "_event_time")
         for more in held:
             rows = rows.unionByName(more, allowMissingColumns=True)
         compared = [f for f in target if f.name not in {*self.dataset.key, *self.dataset.incidental}]
@@ -310,14 +320,19 @@ def _rows_of_key(together: Sequence[str], rest: Sequence[str]) -> WindowSpec:
     return partition.orderBy(*rest).rangeBetween(Window.currentRow, Window.currentRow) if rest else partition
 
 
-def _traits(checked: DataFrame) -> dict[Drift, str]:
+def _makes(checked: DataFrame, decode: Decode) -> dict[Drift, str]:
     """What the messages of a batch show of their make, with the first file that showed it."""
-    shown = checked.select(F.explode(TRAITS).alias("trait"), "_arrival", "_source_file")
-    first = shown.groupBy("trait").agg(
-        F.min_by("_source_file", "_arrival").alias("file"), F.min("_arrival").alias("at")
+    makes = [F.expr(text).alias(name) for name, text in decode.make.items()]
+    first = (
+        checked.where(F.col(UNDECODABLE).isNull())
+        .groupBy(*makes)
+        .agg(F.min_by("_source_file", "_arrival").alias("_source_file"), F.min("_arrival").alias("_arrival"))
     )
-    found = first.orderBy("at", "trait").limit(_MAX_TRAITS).collect()
-    return {Drift(*row["trait"]): row["file"] for row in found}
+    found: dict[Drift, str] = {}
+    for row in first.orderBy("_arrival").limit(_MAX_MAKES).collect():
+        for trait in decode.traits(*(row[name] for name in decode.make)):
+            found.setdefault(Drift(*trait), row["_source_file"])
+    return found
 
 
 def comparable(field: T.StructField) -> Column:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.datasets import devices
-from jobs.datasets.devices import Message, Version
+from jobs.datasets.messages import Version
 from jobs.lake.cli import Context
-from jobs.lake.tables import TRAITS, UNDECODABLE, Decode
+from jobs.lake.tables import UNDECODABLE
 from tests.lake.conftest import Floor, counts
 
 ARRIVED = datetime(2026, 1, 1, 12, 5, tzinfo=UTC)
@@ -145,20 +146,20 @@ def test_decode__what_no_version_knows_is_kept_and_shown(spark: SparkSession):
     more = {**V2, "readings": {"temperature": 1, "co2": 417.5}, "a.b": {"c": [1, None]}, "note": "x", "none": None}
     (row,) = decoded(spark, more).collect()
     assert row["extras"] == {"readings.co2": "417.5", "a.b": '{"c":[1,null]}', "note": "x", "none": None}
-    assert tuple(row[TRAITS][0]) == ("payload", "version", "", "V2")
-    assert {t["column"] for t in row[TRAITS][1:]} == set(row["extras"])
-    assert {(t["kind"], t["before"], t["after"]) for t in row[TRAITS][1:]} == {("added", "", "extras")}
 
 
-def test_decode__a_further_version_is_one_function(feed: Floor):
-    def v3(message: Message) -> Version:
-        return Version(
-            3,
-            message.has("measurements"),
-            {"temperature": message.text("measurements.t"), "humidity": message.text("measurements.h")},
-        )
+def test_promote__every_field_that_no_version_knows_is_drift(feed: Floor):
+    feed.promote(feed.put("a.parquet", messages({**V2, "readings": {"temperature": 1, "co2": 417.5}, "note": None})))
+    assert sorted((r["column"], r["kind"], r["before"], r["after"]) for r in feed.rows("ops/drift")) == [
+        ("note", "added", "", "extras"),
+        ("payload", "version", "", "V2"),
+        ("readings.co2", "added", "", "extras"),
+    ]
 
-    from dataclasses import replace
+
+def test_decode__a_further_version_is_one_more(feed: Floor):
+    columns = {"temperature": "measurements.t", "humidity": "measurements.h"}
+    v3 = Version(3, lambda fields: "measurements" in fields, columns)
 
     def rows(bronze: DataFrame) -> DataFrame:
         return devices.decode(bronze, (*devices.VERSIONS, v3))
@@ -166,7 +167,8 @@ def test_decode__a_further_version_is_one_function(feed: Floor):
     sent = {"device_id": "d-3", "timestamp": 1767268800, "measurements": {"t": 5, "h": 50}}
     feed.promote(feed.put("a.parquet", messages(sent)))
     assert feed.refused[0][2] == ["unknown_schema payload: the fields of no known version"]
-    knows_v3 = replace(feed.dataset, decode=Decode(feed.dataset.decode.bronze, rows))  # type: ignore[union-attr]
+    assert feed.dataset.decode
+    knows_v3 = replace(feed.dataset, decode=replace(feed.dataset.decode, rows=rows))
     feed.promote(feed.put("b.parquet", messages(sent, V1)), number=1, dataset=knows_v3)
     assert [(r["schema_version"], r["temperature"], r["humidity"]) for r in feed.silver] == [(1, 21.5, 40), (3, 5, 50)]
 
@@ -200,5 +202,5 @@ def test_promote__the_same_message_again_is_a_duplicate_whenever_it_arrives(feed
 
 def test_decode__reads_each_payload_once(spark: SparkSession):
     plan = decoded(spark, V1)._jdf.queryExecution().optimizedPlan().toString()
-    assert plan.count("from_json") == 1
+    assert plan.count("ArrowEvalPython") == 1
     assert UNDECODABLE in plan
