@@ -72,15 +72,18 @@ def rules(settings: WaterwaysSettings) -> list[Column]:
 
 def clean(rows: DataFrame) -> DataFrame:
     """Trim texts and single their blanks; a text that says nothing, or "None", is null; counties are in title case."""
-    tidied = rows.withColumns({name: F.trim(_single_blanks(name)) for name in (*NAMES, *OPTIONAL)})
-    said = {name: F.when(~F.lower(name).isin("", "none"), F.col(name)) for name in OPTIONAL}
-    return tidied.withColumns({**said, "county": F.initcap("county")})
+    texts = (*NAMES, *OPTIONAL)
+    # Most rows have none but single blanks, which is ten times faster told, and faster told of all texts at once.
+    joined = F.concat_ws("|", *texts)
+    odd = joined.contains("  ") | joined.rlike("[^ -~]")
+    tidied = rows.withColumn("_odd", odd).withColumns({name: F.trim(_single_blanks(name)) for name in texts})
+    said = {name: F.when((F.length(name) > 4) | ~F.lower(name).isin("", "none"), F.col(name)) for name in OPTIONAL}
+    return tidied.withColumns({**said, "county": F.initcap("county")}).drop("_odd")
 
 
 def _single_blanks(name: str) -> Column:
-    """Every run of white space as one blank; most texts have none but single blanks, which is ten times faster told."""
-    odd = F.col(name).contains("  ") | F.col(name).rlike("[^ -~]")
-    return F.when(odd, F.regexp_replace(name, r"(?U)\s+", " ")).otherwise(F.col(name))
+    """Every run of white space as one blank."""
+    return F.when(F.col("_odd"), F.regexp_replace(name, r"(?U)\s+", " ")).otherwise(F.col(name))
 
 
 def parse(file: SourceFile, beside: Sequence[SourceFile]) -> Iterator[Parsed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -99,6 +100,19 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class _Rivals:
+    """Rows that have to be compared.
+
+    Attributes:
+        places: Their places in the order of arrival.
+        held: What silver has that they could repeat.
+    """
+
+    places: rivals.Int64
+    held: Sequence[DataFrame]
+
+
+@dataclass(frozen=True)
 class Judge:
     """Judges the rows of one dataset.
 
@@ -142,32 +156,43 @@ class Judge:
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
         drift |= _makes(checked, self.dataset.decode) if self.dataset.decode else {}
 
+        held = [] if base is None else [self._held(target, base, keys)]
         count = sum(p.rows for p in readable)
-        places = None if only else self._rivals(readable, base, count)
-
-        def compare(valid: DataFrame, count: int) -> DataFrame:
-            held = [] if base is None else [self._held(target, base, keys)]
-            return self._rank(valid, target, held, count)
+        some = None if only else self._rivals(arrived, held, readable, base)
 
         def rank(valid: DataFrame) -> DataFrame:
-            if places is None:
-                return compare(valid, count)
+            if some is None:
+                return self._rank(valid, target, held, count)
             in_place = valid.coalesce(self._files(count))
-            if not len(places):
+            if not len(some.places):
                 return in_place.withColumn(_VERDICT, F.lit("fresh"))
             # Not out of ``valid``, whose rows are counted as they pass.
-            few = self._checked(_at(arrived, places)).where(f"NOT {_REFUSED}")
-            return _told(in_place, compare(few, len(places)))
+            few = self._checked(_at(arrived, some.places)).where(f"NOT {_REFUSED}")
+            return _told(in_place, self._rank(few, target, some.held, len(some.places)))
 
         return Judged(checked, rank, target.names, drift, kept, messages)
 
-    def _rivals(self, readable: Sequence[Probed], base: int | None, count: int) -> rivals.Int64 | None:
+    def _rivals(
+        self, arrived: DataFrame, held: Sequence[DataFrame], readable: Sequence[Probed], base: int | None
+    ) -> _Rivals | None:
         """The rows that have to be compared; None for all."""
-        alone = self.dataset.decode is None and self.dataset.neighbours is None
-        if not alone or count < _MANY:
+        dataset, files = self.dataset, []
+        if dataset.decode or dataset.neighbours:
             return None
-        held = [] if base is None else delta.whole_files(self.lake, self.lake.silver(self.dataset.name), base)
-        return rivals.find(self.spark, self.lake, self.dataset, readable, held)
+        if base is not None:
+            files = delta.whole_files(self.lake, self.lake.silver(dataset.name), base)
+        count = sum(p.rows for p in readable)
+        if dataset.entity in dataset.key:
+            found = rivals.find(self.spark, self.lake, dataset, readable, files) if count >= _MANY else None
+            return None if found is None else _Rivals(found, held)
+        if count + sum(file.rows for file in files) < _MANY:
+            return None
+        rows = reduce(DataFrame.unionByName, (r.select(*dataset.key, "_arrival") for r in [arrived, *held]))
+        told = rivals.alike(rows, dataset.key)
+        if told is None:
+            return None
+        places, hashes = told
+        return _Rivals(places, [rivals.with_hashes(r, hashes, rivals.hash_of(dataset.key)) for r in held])
 
     def check(self, rows: DataFrame, target: T.StructType) -> DataFrame:
         """Decode rows of bronze, clean them and check them by the rules, each by itself.

@@ -2,8 +2,9 @@
 
 To compare all rows of a batch, Spark has to shuffle and sort them, which takes longer than everything else. But hardly
 any has a rival. Where each entity has a file of its own, in order, as bronze has them that is written hour by hour and
-sensor by sensor, the workers find those that do in the key columns; only they have to be compared, and silver keeps
-the order that bronze has.
+sensor by sensor, the workers find those that do in the key columns (:func:`find`). Where the entity is no part of the
+key, silver need not have an order, and a hash of the key tells (:func:`alike`). Only the rows found have to be
+compared, and silver keeps the order that bronze has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.lake import intake
@@ -66,6 +68,40 @@ class Group:
     entity: str
     parts: tuple[Part, ...]
     held: tuple[str, ...]
+
+
+def alike(rows: DataFrame, key: Sequence[str]) -> tuple[Int64, Int64] | None:
+    """Find the rows whose key another one has, by a hash of it: few others have the same, and do no harm.
+
+    Args:
+        rows: Rows that arrive, and those that silver holds, with their ``_arrival``.
+        key: Columns of the key.
+
+    Returns:
+        Places of those that arrive in the order of arrival, and the hashes; None if they are too many.
+    """
+    hashed = rows.select(hash_of(key).alias("hash"), "_arrival")
+    shared = hashed.groupBy("hash").agg(F.count(F.lit(1)).alias("rows"), F.max("_arrival").alias("last"))
+    found = shared.where((F.col("rows") > 1) & (F.col("last") != intake.HELD)).limit(_MOST_RIVALS + 1)
+    hashes = found.select("hash").toArrow()["hash"].to_numpy()
+    if len(hashes) > _MOST_RIVALS:
+        return None
+    if not len(hashes):
+        return hashes, hashes
+    places = with_hashes(hashed, hashes, F.col("hash")).where(F.col("_arrival") != intake.HELD).select("_arrival")
+    told = places.limit(_MOST_RIVALS + 1).toArrow()["_arrival"].to_numpy()
+    return None if len(told) > _MOST_RIVALS else (told, hashes)
+
+
+def hash_of(key: Sequence[str]) -> Column:
+    """A hash of the key."""
+    return F.xxhash64(*key)
+
+
+def with_hashes(rows: DataFrame, hashes: Int64, hashed: Column) -> DataFrame:
+    """The rows whose hash is one of these."""
+    wanted = rows.sparkSession.createDataFrame(pa.table({"_wanted": hashes}))
+    return rows.join(F.broadcast(wanted), hashed == F.col("_wanted"), "left_semi")
 
 
 def find(

@@ -20,6 +20,9 @@ Out = TypeVar("Out")
 _CHECKPOINT_MANAGER = "spark.sql.streaming.checkpointFileManagerClass"
 _FOR_S3 = "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
 
+JAVA_OPTIONS = "-XX:-DontCompileHugeMethods"
+"""Java leaves methods of more than 8,000 bytes to its interpreter. A dataset with a dozen columns and rules is one."""
+
 
 def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> dict[str, str]:
     """Spark's settings for a lake.
@@ -110,6 +113,8 @@ def _build(conf: dict[str, str], driver_memory: str) -> SparkSession:
     if folder and "LAKEHOUSE_LOG" not in os.environ:  # spark-submit.sh has given both already
         jars = ",".join(os.path.join(folder, name) for name in sorted(os.listdir(folder)))
         builder = builder.config("spark.jars", jars).config("spark.driver.memory", driver_memory)
+        options = f"{JAVA_OPTIONS} {conf.get('spark.driver.extraJavaOptions', '')}"
+        builder = builder.config("spark.driver.extraJavaOptions", options)
     return builder.getOrCreate()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jobs.lake.config import layered
 from jobs.lake.errors import LakehouseError
+from jobs.lake.session import JAVA_OPTIONS
 
 
 def command(master: str, options: Sequence[str]) -> list[str]:
@@ -35,7 +36,7 @@ def command(master: str, options: Sequence[str]) -> list[str]:
 
         arguments += ["--py-files", str(build(home / "dist"))]
     log = f"-Dlog4j2.configurationFile={home / 'conf' / 'log4j2.properties'} -Duser.timezone=UTC"
-    return [*arguments, "--driver-java-options", log]
+    return [*arguments, "--driver-java-options", f"{JAVA_OPTIONS} {log}"]
 
 
 def _spark_submit(master: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from pyspark.sql import types as T
 from jobs.lake import cli, delta, intake, judging, rivals
 from jobs.lake.cli import Context
 from jobs.lake.tables import Dataset, column
-from tests.lake.conftest import Floor, counts
+from tests.lake.conftest import TOY, Floor, counts
 from tests.lake.test_promotion import CONFLICT, toy
 
 NAN = float("nan")
@@ -62,6 +63,58 @@ def test_find__the_entity_in_the_path_and_a_column_of_another_name(lake: Context
     assert counts(floor.promote(*files)) == (5, 3, 2, 0)
     nanos = floor.put("sensor=a/3.parquet", pa.table({"t": pa.array(times, pa.timestamp("ns", "UTC")), "day": days}))
     assert found(floor, nanos) is None
+
+
+def test_alike__the_rows_whose_key_another_has(floor: Floor):
+    rows = [
+        (1, 0),
+        (2, 1),
+        (1, 2),
+        (3, 3),
+        (4, 4),
+        (4, 5),
+        (4, 6),
+        (3, intake.HELD),
+        (9, intake.HELD),
+        (9, intake.HELD),
+    ]
+    there = floor.context.spark.createDataFrame(rows, "n int, _arrival long")
+    found = rivals.alike(there, ["n"])
+    assert found is not None
+    places, hashes = found
+    assert sorted(places.tolist()) == [0, 2, 3, 4, 5, 6]
+    assert len(hashes) == 3
+    alone = rivals.alike(there.where("n IN (2, 9)"), ["n"])
+    assert alone is not None
+    assert [part.tolist() for part in alone] == [[], []]
+
+
+def test_promote__a_key_without_the_entity_gives_the_same_either_way(lake: Context, monkeypatch: pytest.MonkeyPatch):
+    both = []
+    for name, many in (("all", 1 << 30), ("few", 1)):
+        monkeypatch.setattr(judging, "_MANY", many)
+        context = cli.context(f"{lake.lake.uri}-{name}", "testing")
+        floor = Floor(context, replace(TOY, key=("n",)))
+        books = [
+            counts(floor.promote(floor.put("a.parquet", toy(("a", 3, 1.0), ("a", 1, 1.0), ("b", 2, 1.0))), number=0)),
+            counts(
+                floor.promote(
+                    floor.put("b.parquet", toy(("a", 1, 1.0), ("c", 2, 1.0), ("c", 7, 1.0), ("c", 8, NAN))),
+                    floor.put("c.parquet", toy(("c", 7, 1.0), ("c", 8, 1.0), ("d", None, 1.0), ("d", 9, 1.0))),
+                    number=1,
+                )
+            ),
+        ]
+        both.append((books, floor.silver, [(*row[:2], sorted(row[2])) for row in floor.refused]))
+    assert both[0] == both[1]
+    books, silver, refused = both[0]
+    assert books == [(3, 3, 0, 0), (8, 3, 2, 3)]
+    assert [(row["id"], row["n"]) for row in silver] == [("a", 1), ("b", 2), ("a", 3), ("c", 7), ("c", 8), ("d", 9)]
+    assert refused == [
+        ("b.parquet", 1, CONFLICT),
+        ("b.parquet", 3, ["not_finite value: NaN or infinite"]),
+        ("c.parquet", 2, ["missing n: no value"]),
+    ]
 
 
 @pytest.mark.parametrize(
