@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import gcd
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
-from jobs.lake import spans
-from jobs.lake.tables import ALL, GoldTable, Grouped, column
+from jobs.features import sliding
+from jobs.lake.tables import ALL, GoldTable, Windowed, column
 
-SILVER = "silver/waterways"
 KEY = ("county", "window_start")
 MOST_OVERLAPPING = 1_440
 
@@ -63,84 +64,6 @@ class ActivitySettings(BaseModel):
         return gcd(self.window_us, self.slide_us)
 
 
-def touched(new: DataFrame, inputs: Mapping[str, DataFrame], settings: ActivitySettings) -> DataFrame:
-    """The windows that new events are in, by their ``start`` in microseconds since 1970.
-
-    Of all counties: an event changes the row of its county and that for all of them, and to know the latter, the
-    former are all counted.
-    """
-    panes = new.where("event_time IS NOT NULL").select(_pane(settings)).distinct()
-    return panes.select(_starts(settings)).distinct()
-
-
-def compute(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: ActivitySettings) -> DataFrame:
-    """Count the events of the touched windows.
-
-    Events are counted once per pane, county and waterbody, and panes are then added up to windows. Of silver, only the
-    spans of time that touched windows cover are read; to know them, one small job runs here and now.
-
-    Args:
-        inputs: Silver rows of waterways; those without an event time do not count.
-        touched: Windows to compute, as :func:`touched` names them.
-        settings: Length and slide.
-
-    Returns:
-        One row per touched window and county with events in it, as :data:`SCHEMA`.
-    """
-    panes = (
-        inputs[SILVER]
-        .where(_within_touched(touched, settings))
-        .groupBy("county", "waterbody_name", _pane(settings))
-        .agg(F.count(F.lit(1)).alias("events"))
-    )
-    return (
-        panes.withColumn("start", _starts(settings))
-        .withColumn("county", F.explode(F.array("county", F.lit(ALL))))
-        .groupBy("county", "start", "waterbody_name")
-        .agg(F.sum("events").alias("events"))
-        .groupBy("county", "start")
-        .agg(F.sum("events").alias("events"), F.count(F.lit(1)).alias("waterbodies"))
-        .join(touched, "start", "left_semi")
-        .select(
-            "county",
-            F.timestamp_micros("start").alias("window_start"),
-            F.timestamp_micros(F.col("start") + settings.window_us).alias("window_end"),
-            "events",
-            "waterbodies",
-            (F.col("events") * 60.0 / settings.window_seconds).alias("events_per_minute"),
-        )
-    )
-
-
-def _pane(settings: ActivitySettings) -> Column:
-    """Start of the pane that an event is in, in microseconds since 1970."""
-    instant = F.unix_micros("event_time")
-    return (instant - F.pmod(instant, F.lit(settings.pane_us))).alias("pane")
-
-
-def _starts(settings: ActivitySettings) -> Column:
-    """One row for every window that has a pane, with the ``start`` of the window."""
-    pane, slide = F.col("pane"), F.lit(settings.slide_us)
-    last = pane - F.pmod(pane, slide)
-    # The first window that ends after the pane has begun: the smallest multiple of the slide above pane - length.
-    ended = pane - settings.window_us
-    first = ended - F.pmod(ended, slide) + slide
-    return F.explode(F.sequence(first, last, slide)).alias("start")
-
-
-def _within_touched(touched: DataFrame, settings: ActivitySettings) -> str:
-    """A condition on event time that holds in all touched windows, and in little else.
-
-    Stretches of time as long as a window, or an hour if that is longer, are joined where they meet. If there are too
-    many, such as for a late event in every month of a year, those closest to each other are joined as well.
-    """
-    stretch = max(settings.window_us, 3_600 * _SECOND)
-    number = F.call_function("div", F.col("start") - F.pmod(F.col("start"), F.lit(stretch)), F.lit(stretch))
-    numbers = sorted(row[0] for row in touched.select(number).distinct().collect())
-    needed = [(n * stretch, (n + 1) * stretch + settings.window_us) for n in numbers]
-    return spans.within("event_time", spans.joined(needed))
-
-
 SCHEMA = T.StructType(
     [
         column("county", T.StringType(), f"The county, or {ALL} for all of them", nullable=False),
@@ -152,11 +75,72 @@ SCHEMA = T.StructType(
     ]
 )
 
+_ARROW_SCHEMA = to_arrow_schema(SCHEMA)
+
+
+def activity(rows: pa.Table, settings: ActivitySettings, windows: Mapping[str, Sequence[tuple[int, int]]]) -> pa.Table:
+    """Count the events of windows, county by county and of all counties.
+
+    Args:
+        rows: Silver rows of waterways that the windows can hold: event_time, county, waterbody_name.
+        settings: Length and slide.
+        windows: :data:`ALL` -> ranges of window numbers, in order; window ``k`` starts at ``k`` slides since 1970.
+
+    Returns:
+        One row per window and county with events in it, as :data:`SCHEMA`.
+    """
+    counties, county = _coded(rows["county"])
+    waterbodies, waterbody = _coded(rows["waterbody_name"])
+    pane, length, slide = settings.pane_us, settings.window_us, settings.slide_us
+    panes = rows["event_time"].cast(pa.int64()).to_numpy() // pane
+    origin = panes.min(initial=np.iinfo(np.int64).max)
+    width = panes.max(initial=origin) - origin + 1
+
+    occurrence, events = np.unique((county * len(waterbodies) + waterbody) * width + panes - origin, return_counts=True)
+    anywhere, at = np.unique(occurrence % (len(waterbodies) * width or 1), return_inverse=True)
+    everywhere = np.zeros(len(anywhere), np.int64)
+    np.add.at(everywhere, at, events)
+    occurrence = np.concatenate([occurrence, anywhere + len(counties) * len(waterbodies) * width])
+    begin = (occurrence % width + origin) * pane
+    found = sliding.count(
+        occurrence // (len(waterbodies) * width or 1),
+        occurrence // width,
+        (begin - length) // slide + 1,
+        begin // slide,
+        np.concatenate([events, everywhere]),
+    )
+    firsts, lasts = np.array(windows[ALL], np.int64).T
+    run = np.searchsorted(firsts, found.window, "right") - 1
+    asked = (run >= 0) & (found.window <= lasts[run])
+    start = found.window[asked] * slide
+    counted = found.events[asked]
+    columns = {
+        "county": pa.array([*counties, ALL], pa.string()).take(pa.array(found.group[asked])),
+        "window_start": start,
+        "window_end": start + length,
+        "events": counted,
+        "waterbodies": found.names[asked],
+        "events_per_minute": counted * 60.0 / settings.window_seconds,
+    }
+    return pa.table([pa.array(columns[f.name], f.type) for f in _ARROW_SCHEMA], schema=_ARROW_SCHEMA)
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Different texts, and the number among them of each row's."""
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+
+
 TABLE = GoldTable(
     name="county_activity",
     dataset="waterways",
     schema=SCHEMA,
     key=KEY,
     settings=ActivitySettings,
-    how=Grouped(inputs=(SILVER,), touched=touched, compute=compute),
+    how=Windowed(
+        "event_time",
+        ("county", "waterbody_name"),
+        window=lambda settings: (settings.window_us, settings.slide_us),
+        kernel=activity,
+    ),
 )

@@ -353,7 +353,7 @@ TABLE = GoldTable(
     schema=documented_schema(ARROW_SCHEMA),
     key=KEY,
     settings=SpectraSettings,
-    how=Windowed(columns=("sensor_id", "event_time", "ax", "ay", "az"), window=_window, kernel=_kernel),
+    how=Windowed("event_time", ("ax", "ay", "az"), _window, _kernel, entity="sensor_id"),
     look=(
         "sensor_id",
         "axis",

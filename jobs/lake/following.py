@@ -189,8 +189,9 @@ class Following:
     def _windowed(self, how: Windowed, files: Sequence[AddedFile], version: int) -> DataFrame:
         window = how.window(self.settings)
         touched = windowed.find_touched(self.spark, self.lake, files, how, window)
-        parallelism = self.spark.sparkContext.defaultParallelism
-        size = min(self.bounds.rows_per_task, -(-sum(t.rows for t in touched) // parallelism))
+        rows, cores = sum(t.rows for t in touched), self.spark.sparkContext.defaultParallelism
+        rounds = -(-rows // (cores * self.bounds.rows_per_task))
+        size = -(-rows // (cores * max(rounds, 1)))  # so that the last round keeps all cores busy as well
         held = delta.whole_files(self.lake, self._place(self.silver), version)
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks)

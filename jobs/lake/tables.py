@@ -139,14 +139,23 @@ class Windowed:
     """A gold table computed window by window from silver's files, without moving rows between JVM and Python.
 
     Attributes:
-        columns: Silver columns the kernel needs; the first is the entity, the second the event time.
+        time: Silver's column of the event time; rows without one are in no window.
+        values: Further columns that the kernel needs.
         window: settings -> (length, hop) in microseconds; window ``k`` starts at ``k * hop`` since the epoch.
         kernel: (rows, settings, ranges of window numbers per entity) -> rows of the gold table.
+        entity: Silver's column of the entity, if windows are of one each; else all rows are :data:`ALL`'s.
     """
 
-    columns: tuple[str, ...]
+    time: str
+    values: tuple[str, ...]
     window: Callable[[Any], tuple[int, int]]
     kernel: Callable[[pa.Table, Any, Mapping[str, Sequence[tuple[int, int]]]], pa.Table]
+    entity: str | None = None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The columns that say which windows a row is in."""
+        return (self.time,) if self.entity is None else (self.entity, self.time)
 
 
 Touched = Callable[[DataFrame, Mapping[str, DataFrame], Any], DataFrame]

@@ -23,19 +23,21 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.lake.delta import AddedFile, may_hold
 from jobs.lake.layout import Lake
 from jobs.lake.session import on_workers
-from jobs.lake.tables import GoldTable, Windowed
+from jobs.lake.tables import ALL, GoldTable, Windowed
 
 Range = tuple[int, int]
 """First and last number of a run of windows."""
 
+_MOST_WINDOWS = 1 << 16  # of an entity in one task: each may become a row, or several, however few rows it has
+
 
 @dataclass(frozen=True)
 class Touched:
-    """Windows of one entity that rows of one file fall into.
+    """Windows that rows of one entity, or of all together, fall into, in one file.
 
     Attributes:
         file: The file.
-        entity: The entity.
+        entity: The entity, or :data:`ALL`.
         rows: The entity's rows in the file.
         windows: Runs of window numbers, in order, apart from each other.
     """
@@ -64,7 +66,7 @@ def find_touched(
 ) -> list[Touched]:
     """Which windows the rows of new files fall into; reads two columns, on the workers."""
     filesystem, places = lake.filesystem(), [lake.arrow_path(f.path) for f in files]
-    entity, time = how.columns[:2]
+    entity, time = how.entity, how.time
 
     def touch(place: str) -> list[Touched]:
         return _touch(filesystem, place, entity, time, window)
@@ -72,18 +74,21 @@ def find_touched(
     return [item for found in on_workers(spark, places, touch) for item in found]
 
 
-def _touch(filesystem: pafs.FileSystem, place: str, entity: str, time: str, window: tuple[int, int]) -> list[Touched]:
+def _touch(
+    filesystem: pafs.FileSystem, place: str, entity: str | None, time: str, window: tuple[int, int]
+) -> list[Touched]:
     length, hop = window
     numbers: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
     rows: dict[str, int] = defaultdict(int)
     with filesystem.open_input_file(place) as source:
-        file = pq.ParquetFile(source, read_dictionary=[entity])
-        for batch in file.iter_batches(1 << 20, columns=[entity, time]):
-            names = batch.column(entity).dictionary.to_pylist()
-            codes = np.asarray(batch.column(entity).indices)
-            last = np.asarray(batch.column(time).cast(pa.int64())) // hop
+        file = pq.ParquetFile(source, read_dictionary=[entity] if entity else [])
+        for batch in file.iter_batches(1 << 20, columns=[entity, time] if entity else [time]):
+            known = batch.filter(pc.is_valid(batch.column(time))) if batch.column(time).null_count else batch
+            names = known.column(entity).dictionary.to_pylist() if entity else [ALL]
+            codes = np.asarray(known.column(entity).indices) if entity else np.zeros(known.num_rows, np.int8)
+            last = np.asarray(known.column(time).cast(pa.int64())) // hop
             # Rows are in order nearly always, so runs of equal pairs shrink a window's rows to one.
-            starts = np.flatnonzero(np.r_[True, (codes[1:] != codes[:-1]) | (last[1:] != last[:-1])])
+            starts = np.flatnonzero(np.r_[True, (codes[1:] != codes[:-1]) | (last[1:] != last[:-1])][: len(codes)])
             counts = np.diff(np.r_[starts, len(codes)])
             for code in np.unique(codes[starts]):
                 mine = codes[starts] == code
@@ -156,7 +161,7 @@ def plan_tasks(
 def _split(runs: tuple[Range, ...], count: int, limit: int) -> Iterator[tuple[tuple[Range, ...], int]]:
     """Cut one entity's windows into parts of at most ``limit`` rows, as far as rows are spread evenly."""
     total = sum(last - first + 1 for first, last in runs)
-    parts = -(-count // limit)
+    parts = max(-(-count // limit), -(-total // _MOST_WINDOWS))
     size = -(-total // parts)
     part: list[Range] = []
     room = size
@@ -183,9 +188,10 @@ def _files_for(
     window: tuple[int, int],
 ) -> tuple[str, ...]:
     """Files to read: of those whose entities are known the ones that have any of these, of the others what may."""
-    entity, time = how.columns[:2]
     start, end = _span(windows, window)
-    wanted = {time: (start, end - 1), entity: (min(windows), max(windows))}
+    wanted: dict[str, tuple[Any, Any]] = {how.time: (start, end - 1)}
+    if how.entity is not None:
+        wanted[how.entity] = (min(windows), max(windows))
     places = [lake.arrow_path(f.path) for f in held if may_hold(f, wanted)]
     return tuple(p for p in places if p not in entities_of or not entities_of[p].isdisjoint(windows))
 
@@ -206,7 +212,7 @@ def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, ta
         for batch in batches:
             for number in batch.column(0).to_pylist():
                 task = tasks[number]
-                rows = read_task(filesystem, task, how.columns, window)
+                rows = read_task(filesystem, task, how, window)
                 yield from how.kernel(rows, settings, task.windows).to_batches()
 
     numbers = spark.createDataFrame(
@@ -215,19 +221,16 @@ def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, ta
     return numbers.mapInArrow(work, table.schema)
 
 
-def read_task(filesystem: pafs.FileSystem, task: Task, columns: Sequence[str], window: tuple[int, int]) -> pa.Table:
-    """The rows that a task's windows can hold, in whatever order the files have."""
-    entity, time = columns[:2]
+def read_task(filesystem: pafs.FileSystem, task: Task, how: Windowed, window: tuple[int, int]) -> pa.Table:
+    """The rows that a task's windows can hold, in whatever order the files have; text comes as a dictionary."""
     start, end = _span(task.windows, window)
     instant = pa.timestamp("us", tz="UTC")
-    names = sorted(task.windows)
-    # The comparisons prune row groups by their statistics, which isin does not.
-    wanted = (
-        (pc.field(time) >= pa.scalar(start, instant))
-        & (pc.field(time) < pa.scalar(end, instant))
-        & (pc.field(entity) >= names[0])
-        & (pc.field(entity) <= names[-1])
-        & pc.field(entity).isin(names)
-    )
-    dataset = pads.dataset(list(task.files), filesystem=filesystem, format="parquet")
-    return dataset.to_table(columns=list(columns), filter=wanted, use_threads=False)
+    wanted = (pc.field(how.time) >= pa.scalar(start, instant)) & (pc.field(how.time) < pa.scalar(end, instant))
+    if how.entity is not None:
+        names = sorted(task.windows)
+        # The comparisons prune row groups by their statistics, which isin does not.
+        entity = pc.field(how.entity)
+        wanted &= (entity >= names[0]) & (entity <= names[-1]) & entity.isin(names)
+    texts = pads.ParquetReadOptions(dictionary_columns=set(how.values))
+    dataset = pads.dataset(list(task.files), filesystem=filesystem, format=pads.ParquetFileFormat(texts))
+    return dataset.to_table(columns=[*how.place, *how.values], filter=wanted, use_threads=False)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from pydantic import ValidationError
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs import gold, silver
 from jobs.catalog import DATASETS, GOLD
-from jobs.features import county_activity
-from jobs.features.county_activity import SCHEMA, SILVER, ActivitySettings
+from jobs.features.county_activity import SCHEMA, ActivitySettings, activity
 from jobs.lake.cli import Context
+from jobs.lake.tables import ALL
+from jobs.lake.windowed import merge_runs
 from sim import waterways
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 Event = tuple[str, str, datetime | None]  # county, waterbody, instant
 Counted = dict[tuple[str, datetime], tuple[datetime, int, int, float]]
 
@@ -52,20 +51,24 @@ def told(rows: Iterable[dict]) -> Counted:
     }
 
 
-def frame(spark: SparkSession, events: list[Event]) -> DataFrame:
-    rows = [(county, waterbody, None if t is None else (t - EPOCH) // MICROSECOND) for county, waterbody, t in events]
-    table = spark.createDataFrame(rows, "county string, waterbody_name string, micros long")
-    return table.withColumn("event_time", F.timestamp_micros("micros"))
+def table(events: Iterable[Event]) -> pa.Table:
+    """Rows as a task of windows reads them: texts as a dictionary, and none without a time."""
+    counties, waterbodies, times = zip(*(event for event in events if event[2]), strict=True)
+    return pa.table(
+        {
+            "event_time": pa.array(times, pa.timestamp("us", "UTC")),
+            "county": pa.array(counties).dictionary_encode(),
+            "waterbody_name": pa.array(waterbodies),
+        }
+    )
 
 
-def computed(silver: DataFrame, new: DataFrame, settings: ActivitySettings) -> Counted:
-    inputs = {SILVER: silver}
-    rows = county_activity.compute(inputs, county_activity.touched(new, inputs, settings), settings)
-    assert rows.columns == SCHEMA.names
-    assert [f.dataType for f in rows.schema] == [f.dataType for f in SCHEMA]
-    table = rows.toArrow().to_pylist()
-    assert len(told(table)) == len(table)
-    return told(table)
+def computed(events: Iterable[Event], settings: ActivitySettings, windows: Sequence[tuple[int, int]]) -> Counted:
+    found = activity(table(events), settings, {ALL: windows})
+    assert found.schema.equals(to_arrow_schema(SCHEMA))
+    rows = found.to_pylist()
+    assert len(told(rows)) == len(rows)
+    return told(rows)
 
 
 def scattered(seed: int, count: int) -> list[Event]:
@@ -81,31 +84,22 @@ def scattered(seed: int, count: int) -> list[Event]:
     return events
 
 
-@pytest.mark.parametrize(("length", "slide"), [(300, 60), (100, 60), (7, 7), (90, 60)])
-def test_compute__equals_a_count_in_plain_python(spark: SparkSession, length: int, slide: int):
+@pytest.mark.parametrize(("length", "slide"), [(300, 60), (100, 60), (7, 7), (90, 60), (1440, 1)])
+def test_activity__equals_a_count_in_plain_python(length: int, slide: int):
     events = scattered(length, 400)
     settings = ActivitySettings(window_seconds=length, slide_seconds=slide)
-    rows = frame(spark, events)
     expected = counted(events, length, slide)
-    assert computed(rows, rows, settings) == expected
-    # Only the windows of three new events, and of all counties.
-    new = [event for event in events if event[2]][:3]
-    windows = {start for _, start in counted(new, length, slide)}
-    assert computed(rows, frame(spark, new), settings) == {k: v for k, v in expected.items() if k[1] in windows}
+    assert computed(events, settings, [(-(10**10), 10**10)]) == expected
+    # Only some windows, apart from each other.
+    wanted = sorted({(start - EPOCH) // timedelta(seconds=slide) for _, start in expected})[::3]
+    windows = merge_runs((number, number) for number in wanted)
+    starts = {EPOCH + timedelta(seconds=number * slide) for number in wanted}
+    assert computed(events, settings, windows) == {k: v for k, v in expected.items() if k[1] in starts}
 
 
-def test_touched__reads_only_the_spans_of_its_windows(spark: SparkSession):
-    settings = ActivitySettings()
-    late = [("Essex", "a", datetime(2026, 1, 1, 0, 30, tzinfo=UTC)), ("Essex", "a", datetime(2026, 6, 1, tzinfo=UTC))]
-    new = frame(spark, [*late])
-    within = county_activity._within_touched(county_activity.touched(new, {}, settings), settings)
-    asked = [datetime(2026, 1, 1, 0, m, tzinfo=UTC) for m in (24, 26, 34, 36)]
-    asked += [datetime(2026, month, 1, 12, tzinfo=UTC) for month in (1, 3, 6)]
-    asked += [datetime(2026, 5, 31, 23, 56, tzinfo=UTC), datetime(2026, 6, 1, 0, 4, 59, tzinfo=UTC)]
-    read = frame(spark, [("Essex", "a", time) for time in asked]).where(within).toArrow()["event_time"].to_pylist()
-    needed = {asked[1], asked[2], asked[7], asked[8]}
-    assert needed <= set(read)
-    assert not {asked[4], asked[5], asked[6]} & set(read)
+def test_activity__no_events():
+    nothing = table([("Essex", "a", EPOCH)]).slice(0, 0)
+    assert activity(nothing, ActivitySettings(), {ALL: [(0, 5)]}).num_rows == 0
 
 
 @pytest.mark.parametrize(

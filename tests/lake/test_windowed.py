@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.lake.cli import Context
 from jobs.lake.delta import AddedFile
 from jobs.lake.layout import Lake
-from jobs.lake.tables import Windowed
-from jobs.lake.windowed import Task, Touched, plan_tasks
+from jobs.lake.tables import ALL, Windowed
+from jobs.lake.windowed import Task, Touched, find_touched, plan_tasks, read_task
 
 SECOND = 1_000_000
 LAKE = Lake.parse("/lake")
-HOW = Windowed(("id", "at"), window=lambda _: (10 * SECOND, 10 * SECOND), kernel=lambda rows, *_: rows)
+HOW = Windowed("at", (), lambda _: (10 * SECOND, 10 * SECOND), lambda rows, *_: rows, entity="id")
 
 
 def file(name: str, entities: tuple[str, str], seconds: tuple[float, float]) -> AddedFile:
@@ -55,3 +61,32 @@ def test_plan_tasks__the_log_keeps_32_characters_of_a_text():
     cut = AddedFile("/lake/1", 1, 100, {"id": name[:32]}, {"id": name[:32]})
     (task,) = plan([Touched("/lake/new", name, 3, ((0, 0),))], cut)
     assert task.files == ("/lake/1",)
+
+
+TOGETHER = replace(HOW, entity=None, values=("id",))
+
+
+def test_windows_of_all_together__rows_without_a_time_are_in_none(lake: Context, tmp_path: Path):
+    seconds = [None, 3, 11, None, 12, 45]
+    times = pa.array([None if s is None else s * SECOND for s in seconds]).cast(pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"at": times, "id": list("abcdef")}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"at": times.slice(0, 1), "id": ["x"]}), tmp_path / "2.parquet")
+    files = [AddedFile(str(tmp_path / name), 1, 6, {}, {}) for name in ("1.parquet", "2.parquet")]
+    window = (20 * SECOND, 10 * SECOND)
+    (touched,) = find_touched(lake.spark, lake.lake, files, TOGETHER, window)
+    assert (touched.entity, touched.rows, touched.windows) == (ALL, 4, ((-1, 1), (3, 4)))
+    (task,) = plan_tasks([touched], files, lake.lake, TOGETHER, window, 4)
+    rows = read_task(lake.lake.filesystem(), task, TOGETHER, window)
+    assert rows["id"].to_pylist() == ["b", "c", "e", "f"]
+
+
+def test_plan_tasks__windows_of_all_together_are_shared_out_by_time_and_never_too_many_at_once():
+    held = [file("1", ("a", "z"), (0, 99)), file("2", ("a", "z"), (100, 199))]
+    touched = [Touched("/lake/1", ALL, 50, ((0, 9),)), Touched("/lake/2", ALL, 50, ((10, 19),))]
+    assert plan_tasks(touched, held, LAKE, TOGETHER, (10 * SECOND, 10 * SECOND), 50) == [
+        Task(("/lake/1",), {ALL: ((0, 9),)}),
+        Task(("/lake/2",), {ALL: ((10, 19),)}),
+    ]
+    far = [Touched("/lake/1", ALL, 2, ((0, 99_999),))]
+    tasks = plan_tasks(far, held, LAKE, TOGETHER, (10 * SECOND, 10 * SECOND), 50)
+    assert [task.windows[ALL] for task in tasks] == [((0, 49_999),), ((50_000, 99_999),)]
