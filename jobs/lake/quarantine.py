@@ -38,7 +38,8 @@ def append(lake: Lake, dataset: str, refused: Sequence[DataFrame], transaction: 
     """Put refused rows, and files, into quarantine once; return how many rows (not whole files) they are."""
     written = Observation()
     rows = _rows(reduce(DataFrame.unionByName, refused), transaction)
-    observed = rows.coalesce(1).observe(written, F.count("row").alias("rows"))
+    # One file, but not by one task: to find the few rows that are refused, all of the batch is read again.
+    observed = rows.repartition(1).observe(written, F.count("row").alias("rows"))
     delta.append(lake, observed, lake.quarantine(dataset), transaction)
     return int(written.get["rows"])
 

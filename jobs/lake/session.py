@@ -38,6 +38,10 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
+        # Files are shared out among as many tasks as cores, alike in bytes: silver has a file of each task. Spark would
+        # count each file for 4 MB more, and so give one task those with many rows and another those with few.
+        "spark.sql.files.maxPartitionBytes": "1g",
+        "spark.sql.files.openCostInBytes": "128k",
         # How much of a shuffle becomes a file of gold.
         "spark.sql.adaptive.advisoryPartitionSizeInBytes": "256m",
         "spark.sql.parquet.compression.codec": "zstd",
