@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 _SHAPES = 1024  # makes of message, by their fields, that are remembered: few are sent, and any may be
+_NOWHERE: tuple[str | None, str] = (None, "")
 
 
 class Number(str):
@@ -41,12 +42,12 @@ class _Shape:
 
     Attributes:
         number: Of the version; None if none fits.
-        paths: Of every column the field and the one within it, which may be empty.
+        paths: Of every column the field, None if it has none, and the one within it, which may be empty.
         extras: Fields that the version does not know, each with those within it that it does know.
     """
 
     number: int | None
-    paths: tuple[tuple[str, str], ...]
+    paths: tuple[tuple[str | None, str], ...]
     extras: tuple[tuple[str, frozenset[str]], ...]
 
 
@@ -115,7 +116,7 @@ def _shape(
 ) -> _Shape:
     version = next((v for v in versions if v.is_sent(frozenset(fields))), None)
     columns = {**common, **(version.columns if version else {})}
-    paths = [columns.get(name, "").partition(".")[::2] for name in names]
+    paths = [columns[name].partition(".")[::2] if name in columns else _NOWHERE for name in names]
     within = {outer: frozenset(inner for name, inner in paths if name == outer) for outer, _ in paths}
     extras = [(name, within.get(name, frozenset())) for name in fields if "" not in within.get(name, ())]
     return _Shape(version.number if version else None, tuple(paths), tuple(extras) if version else ())
@@ -125,7 +126,7 @@ def _row(fields: dict[str, Any], shape: _Shape) -> tuple[Any, ...] | None:
     """The row of a message; None if two of its extras would have the same name."""
     values: list[Any] = []
     for outer, inner in shape.paths:
-        value = fields.get(outer)
+        value = fields.get(outer) if outer is not None else None
         if inner:
             value = value.get(inner) if isinstance(value, dict) else None
         values.append(_text(value))
