@@ -80,14 +80,14 @@ def digest(contender: str, out: Path) -> object | None:
 def summed(schema: T.StructType, files: str) -> str:
     """A query that sums up a table.
 
-    Fractions are summed to seven digits: the order of a sum is Spark's or DuckDB's to choose, and the last digit of a
-    sine Java's or C's. Lists and maps of them are counted.
+    Fractions are summed, and are alike to some digits: the order of a sum is Spark's or DuckDB's to choose, and the last
+    digit of a sine Java's or C's. Lists and maps of them are counted.
     """
     exact, sums = [], ["count(*)"]
     for field in schema:
         name, kind = field.name, field.dataType
         if isinstance(kind, T.FractionalType):
-            sums.append(f"printf('%.6e', sum({name}::DOUBLE))")
+            sums.append(f"sum({name}::DOUBLE)")
         elif isinstance(kind, T.ArrayType | T.MapType) and "float" in kind.simpleString():
             sums.append(f"sum({'len' if isinstance(kind, T.ArrayType) else 'cardinality'}({name}))")
         elif isinstance(kind, T.TimestampType):

@@ -13,7 +13,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import registry
-from bench.measure import Result, measure, prepared
+from bench.measure import Result, alike, measure, prepared
 from bench.stage import SIZES, Size, Task, linked
 from bench.stages import whole
 from jobs.catalog import DATASETS, GOLD
@@ -110,3 +110,11 @@ def test_command__one_stage_as_json(tmp_path: Path):
     done = subprocess.run([sys.executable, "-m", "bench", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     (rows,) = json.loads(done.stdout).values()
     assert [row["contender"] for row in rows] == [c.name for c in registry.stage("simulate").contenders]
+
+
+def test_alike__fractions_to_six_digits_and_all_else_exactly():
+    one = {"table": [(7, "a", 49.328125, None)]}
+    assert alike(one, {"table": [(7, "a", 49.32812501, None)]})
+    for other in ((8, "a", 49.328125, None), (7, "a", 49.3282, None), (7, "a", 49.328125, 0), (7, "a", 49.328125)):
+        assert not alike(one, {"table": [other]})
+    assert not alike(one, {"other": one["table"]})
