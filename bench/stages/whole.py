@@ -80,7 +80,7 @@ def digest(contender: str, out: Path) -> object | None:
 def summed(schema: T.StructType, files: str) -> str:
     """A query that sums up a table.
 
-    Fractions are summed, and are alike to some digits: the order of a sum is Spark's or DuckDB's to choose, and the last
+    Fractions are summed, and alike to some digits: the order of a sum is Spark's or DuckDB's to choose, and the last
     digit of a sine Java's or C's. Lists and maps of them are counted.
     """
     exact, sums = [], ["count(*)"]
