@@ -180,12 +180,12 @@ def measure(stage: Stage, task: Task, home: Path, rounds: int, say: Callable[[st
     return results
 
 
-def alike(one: object, other: object) -> bool:
-    """Whether two digests are equal, fractions among them to six digits."""
+def alike(one: object, other: object, rel_tol: float = 1e-6, abs_tol: float = 0.0) -> bool:
+    """Whether two digests are equal, fractions among them within a tolerance."""
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-6)
+        return math.isclose(one, other, rel_tol=rel_tol, abs_tol=abs_tol)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(alike(one[name], other[name], rel_tol, abs_tol) for name in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(alike, one, other))
+        return len(one) == len(other) and all(alike(*pair, rel_tol, abs_tol) for pair in zip(one, other, strict=True))
     return one == other
