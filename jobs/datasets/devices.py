@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
+from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from jobs.datasets import messages, telemetry
@@ -95,10 +95,11 @@ def decode(rows: DataFrame, versions: Sequence[Version] = VERSIONS) -> DataFrame
     def read(payloads: pa.Array) -> pa.Array:
         return messages.decode(payloads, COMMON, versions)
 
+    message = arrow_udf(read, kind)  # type: ignore[call-overload]  # its stub forgets structs
     unparsable = F.when(~F.col("is_object"), F.lit("unparsable payload: not one JSON object"))
     unknown = F.when(F.col("schema_version").isNull(), F.lit("unknown_schema payload: the fields of no known version"))
     return (
-        rows.withColumn("_message", arrow_udf(read, kind, ArrowUDFType.SCALAR)("payload"))
+        rows.withColumn("_message", message("payload"))
         .withColumns({name: F.col("_message")[name] for name in kind.names})
         .withColumns(
             {"_arrived_at": F.coalesce("arrived_at", "_arrived_at"), UNDECODABLE: F.coalesce(unparsable, unknown)}

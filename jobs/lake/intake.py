@@ -221,15 +221,19 @@ def read(
     places = spark._jvm.org.apache.hadoop.fs.Path  # type: ignore[union-attr]
     in_path = sorted({k for p in probed for k in hive_values(lake.relative(p.file.path))} & set(target.names))
     by_schema: dict[pa.Schema, list[Probed]] = defaultdict(list)
+    # Every row's file is looked up, and a name is shorter than a path.
+    names = [item.file.path.rpartition("/")[2] for item in probed]
+    told_by = "file_name" if len({*names}) == len(names) else "file_path"
     records = []
-    for order, item in enumerate(probed):
+    for order, (item, name) in enumerate(zip(probed, names, strict=True)):
         assert item.schema is not None
         by_schema[item.schema].append(item)
         relative = lake.relative(item.file.path)
         values = hive_values(relative)
         uri = places(item.file.path).toUri().toString()  # spelled as Spark's _metadata.file_path
         uri = uri if lake.on_s3 else f"file:{uri}"
-        records.append((uri, order, relative, item.file.arrived_at, *(values.get(k) for k in in_path)))
+        told = name if told_by == "file_name" else uri
+        records.append((told, order, relative, item.file.arrived_at, *(values.get(k) for k in in_path)))
     files = spark.createDataFrame(
         records,
         T.StructType(
@@ -243,7 +247,7 @@ def read(
         ),
     ).withColumn("_uri", _hashed("_uri"))
     parts = [
-        _read_group(spark, schema, [p.file.path for p in group], files, dataset, target, in_path)
+        _read_group(spark, schema, [p.file.path for p in group], files, told_by, dataset, target, in_path)
         for schema, group in by_schema.items()
     ]
     return reduce(DataFrame.unionByName, parts)
@@ -254,6 +258,7 @@ def _read_group(
     schema: pa.Schema,
     paths: list[str],
     files: DataFrame,
+    told_by: str,
     dataset: Dataset,
     target: T.StructType,
     in_path: Sequence[str],
@@ -266,7 +271,7 @@ def _read_group(
         *(F.col(f"_path_{k}").alias(k) for k in in_path if k not in arrived.names),
     )
     located = (
-        rows.select("*", _hashed("_metadata.file_path"), F.col("_metadata.row_index").alias("_source_row"))
+        rows.select("*", _hashed(f"_metadata.{told_by}"), F.col("_metadata.row_index").alias("_source_row"))
         .join(F.broadcast(files), "_uri")
         .withColumn("_row", F.to_json(original, {"ignoreNullFields": "false"}))
         .withColumn("_arrival", F.shiftleft(F.col("_order"), ROW_BITS) + F.col("_source_row"))
@@ -275,12 +280,12 @@ def _read_group(
     return conform(located, arrived, target, dataset.aliases, from_path, list(PROVENANCE))
 
 
-def _hashed(uri: str) -> Column:
+def _hashed(name: str) -> Column:
     """A file's name for the join that every row goes through: Spark finds a number five times faster than a text.
 
     If two of a batch's files ever had the same, their rows would be there twice, which the books refuse.
     """
-    return F.xxhash64(uri).alias("_uri")
+    return F.xxhash64(name).alias("_uri")
 
 
 def _literal(path: str) -> str:

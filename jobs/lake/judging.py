@@ -176,16 +176,17 @@ class Judge:
         self, arrived: DataFrame, held: Sequence[DataFrame], readable: Sequence[Probed], base: int | None
     ) -> _Rivals | None:
         """The rows that have to be compared; None for all."""
-        dataset, files = self.dataset, []
+        dataset, silver = self.dataset, self.lake.silver(self.dataset.name)
+        count = sum(p.rows for p in readable)
         if dataset.decode or dataset.neighbours:
             return None
-        if base is not None:
-            files = delta.whole_files(self.lake, self.lake.silver(dataset.name), base)
-        count = sum(p.rows for p in readable)
         if dataset.entity in dataset.key:
-            found = rivals.find(self.spark, self.lake, dataset, readable, files) if count >= _MANY else None
+            if count < _MANY:
+                return None
+            files = [] if base is None else delta.whole_files(self.lake, silver, base)
+            found = rivals.find(self.spark, self.lake, dataset, readable, files)
             return None if found is None else _Rivals(found, held)
-        if count + sum(file.rows for file in files) < _MANY:
+        if count + sum(f.rows for f in ([] if base is None else delta.files(self.lake, silver, base))) < _MANY:
             return None
         rows = reduce(DataFrame.unionByName, (r.select(*dataset.key, "_arrival") for r in [arrived, *held]))
         told = rivals.alike(rows, dataset.key)
