@@ -221,19 +221,18 @@ def read(
     places = spark._jvm.org.apache.hadoop.fs.Path  # type: ignore[union-attr]
     in_path = sorted({k for p in probed for k in hive_values(lake.relative(p.file.path))} & set(target.names))
     by_schema: dict[pa.Schema, list[Probed]] = defaultdict(list)
+    # Spelled as Spark's _metadata has them: percent-encoded.
+    paths = [("" if lake.on_s3 else "file:") + places(item.file.path).toUri().toString() for item in probed]
+    names = [path.rpartition("/")[2] for path in paths]
     # Every row's file is looked up, and a name is shorter than a path.
-    names = [item.file.path.rpartition("/")[2] for item in probed]
-    told_by = "file_name" if len({*names}) == len(names) else "file_path"
+    told_by, told = ("file_name", names) if len({*names}) == len(names) else ("file_path", paths)
     records = []
-    for order, (item, name) in enumerate(zip(probed, names, strict=True)):
+    for order, (item, file) in enumerate(zip(probed, told, strict=True)):
         assert item.schema is not None
         by_schema[item.schema].append(item)
         relative = lake.relative(item.file.path)
         values = hive_values(relative)
-        uri = places(item.file.path).toUri().toString()  # spelled as Spark's _metadata.file_path
-        uri = uri if lake.on_s3 else f"file:{uri}"
-        told = name if told_by == "file_name" else uri
-        records.append((told, order, relative, item.file.arrived_at, *(values.get(k) for k in in_path)))
+        records.append((file, order, relative, item.file.arrived_at, *(values.get(k) for k in in_path)))
     files = spark.createDataFrame(
         records,
         T.StructType(
