@@ -89,21 +89,24 @@ def activity(rows: pa.Table, settings: ActivitySettings, windows: Mapping[str, S
     Returns:
         One row per window and county with events in it, as :data:`SCHEMA`.
     """
+    if not rows.num_rows:
+        return _ARROW_SCHEMA.empty_table()
     counties, county = _coded(rows["county"])
     waterbodies, waterbody = _coded(rows["waterbody_name"])
     pane, length, slide = settings.pane_us, settings.window_us, settings.slide_us
     panes = rows["event_time"].cast(pa.int64()).to_numpy() // pane
-    origin = panes.min(initial=np.iinfo(np.int64).max)
-    width = panes.max(initial=origin) - origin + 1
+    origin = panes.min()
+    width = panes.max() - origin + 1  # of a waterbody
+    of_county = len(waterbodies) * width
 
-    occurrence, events = np.unique((county * len(waterbodies) + waterbody) * width + panes - origin, return_counts=True)
-    anywhere, at = np.unique(occurrence % (len(waterbodies) * width or 1), return_inverse=True)
+    occurrence, events = np.unique(county * of_county + waterbody * width + panes - origin, return_counts=True)
+    anywhere, at = np.unique(occurrence % of_county, return_inverse=True)
     everywhere = np.zeros(len(anywhere), np.int64)
     np.add.at(everywhere, at, events)
-    occurrence = np.concatenate([occurrence, anywhere + len(counties) * len(waterbodies) * width])
+    occurrence = np.concatenate([occurrence, anywhere + len(counties) * of_county])
     begin = (occurrence % width + origin) * pane
     found = sliding.count(
-        occurrence // (len(waterbodies) * width or 1),
+        occurrence // of_county,
         occurrence // width,
         (begin - length) // slide + 1,
         begin // slide,

@@ -16,6 +16,8 @@ from jobs.lake.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "LAKEHOUSE__"
 SHIPPED = "conf/lakehouse.yaml"
+JAVA_OPTIONS = "-XX:-DontCompileHugeMethods"
+"""Java leaves methods of more than 8,000 bytes to its interpreter. A dataset with a dozen columns and rules is one."""
 
 
 class _Section(BaseModel):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
-import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -167,7 +166,7 @@ class Judge:
             if not len(some.places):
                 return in_place.withColumn(_VERDICT, F.lit("fresh"))
             # Not out of ``valid``, whose rows are counted as they pass.
-            few = self._checked(_at(arrived, some.places)).where(f"NOT {_REFUSED}")
+            few = self._checked(rivals.having(arrived, F.col("_arrival"), some.places)).where(f"NOT {_REFUSED}")
             return _told(in_place, self._rank(few, target, some.held, len(some.places)))
 
         return Judged(checked, rank, target.names, drift, kept, messages)
@@ -193,7 +192,7 @@ class Judge:
         if told is None:
             return None
         places, hashes = told
-        return _Rivals(places, [rivals.with_hashes(r, hashes, rivals.hash_of(dataset.key)) for r in held])
+        return _Rivals(places, [rivals.having(r, rivals.hash_of(dataset.key), hashes) for r in held])
 
     def check(self, rows: DataFrame, target: T.StructType) -> DataFrame:
         """Decode rows of bronze, clean them and check them by the rules, each by itself.
@@ -319,12 +318,6 @@ class Judge:
         found = checked.where(f"NOT {_REFUSED}").agg(*ends).first()
         assert found is not None
         return {name: (found[f"min_{name}"], found[f"max_{name}"]) for name in self.dataset.key}
-
-
-def _at(rows: DataFrame, arrivals: rivals.Int64) -> DataFrame:
-    """The rows at these places in the order of arrival."""
-    places = rows.sparkSession.createDataFrame(pa.table({"_arrival": arrivals}))
-    return rows.join(F.broadcast(places), "_arrival", "left_semi")
 
 
 def _told(valid: DataFrame, ranked: DataFrame) -> DataFrame:

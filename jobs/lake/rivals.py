@@ -88,7 +88,7 @@ def alike(rows: DataFrame, key: Sequence[str]) -> tuple[Int64, Int64] | None:
         return None
     if not len(hashes):
         return hashes, hashes
-    places = with_hashes(hashed, hashes, F.col("hash")).where(F.col("_arrival") != intake.HELD).select("_arrival")
+    places = having(hashed, F.col("hash"), hashes).where(F.col("_arrival") != intake.HELD).select("_arrival")
     told = places.limit(_MOST_RIVALS + 1).toArrow()["_arrival"].to_numpy()
     return None if len(told) > _MOST_RIVALS else (told, hashes)
 
@@ -98,10 +98,10 @@ def hash_of(key: Sequence[str]) -> Column:
     return F.xxhash64(*key)
 
 
-def with_hashes(rows: DataFrame, hashes: Int64, hashed: Column) -> DataFrame:
-    """The rows whose hash is one of these."""
-    wanted = rows.sparkSession.createDataFrame(pa.table({"_wanted": hashes}))
-    return rows.join(F.broadcast(wanted), hashed == F.col("_wanted"), "left_semi")
+def having(rows: DataFrame, number: Column, wanted: Int64) -> DataFrame:
+    """The rows of which a number, such as a hash or a place in the order of arrival, is one of a few."""
+    few = rows.sparkSession.createDataFrame(pa.table({"_wanted": wanted}))
+    return rows.join(F.broadcast(few), number == F.col("_wanted"), "left_semi")
 
 
 def find(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from jobs.lake.config import Settings
+from jobs.lake.config import JAVA_OPTIONS, Settings
 from jobs.lake.layout import Lake
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ Out = TypeVar("Out")
 # copies and deletes.
 _CHECKPOINT_MANAGER = "spark.sql.streaming.checkpointFileManagerClass"
 _FOR_S3 = "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
-
-JAVA_OPTIONS = "-XX:-DontCompileHugeMethods"
-"""Java leaves methods of more than 8,000 bytes to its interpreter. A dataset with a dozen columns and rules is one."""
 
 
 def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> dict[str, str]:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.lake.config import layered
+from jobs.lake.config import JAVA_OPTIONS, layered
 from jobs.lake.errors import LakehouseError
-from jobs.lake.session import JAVA_OPTIONS
 
 
 def command(master: str, options: Sequence[str]) -> list[str]:

@@ -66,23 +66,20 @@ def find_touched(
 ) -> list[Touched]:
     """Which windows the rows of new files fall into; reads two columns, on the workers."""
     filesystem, places = lake.filesystem(), [lake.arrow_path(f.path) for f in files]
-    entity, time = how.entity, how.time
 
     def touch(place: str) -> list[Touched]:
-        return _touch(filesystem, place, entity, time, window)
+        return _touch(filesystem, place, how, window)
 
     return [item for found in on_workers(spark, places, touch) for item in found]
 
 
-def _touch(
-    filesystem: pafs.FileSystem, place: str, entity: str | None, time: str, window: tuple[int, int]
-) -> list[Touched]:
-    length, hop = window
+def _touch(filesystem: pafs.FileSystem, place: str, how: Windowed, window: tuple[int, int]) -> list[Touched]:
+    entity, time, (length, hop) = how.entity, how.time, window
     numbers: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
     rows: dict[str, int] = defaultdict(int)
     with filesystem.open_input_file(place) as source:
         file = pq.ParquetFile(source, read_dictionary=[entity] if entity else [])
-        for batch in file.iter_batches(1 << 20, columns=[entity, time] if entity else [time]):
+        for batch in file.iter_batches(1 << 20, columns=list(how.place)):
             known = batch.filter(pc.is_valid(batch.column(time))) if batch.column(time).null_count else batch
             names = known.column(entity).dictionary.to_pylist() if entity else [ALL]
             codes = np.asarray(known.column(entity).indices) if entity else np.zeros(known.num_rows, np.int8)
