@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -22,12 +22,14 @@ from bench.stages import silver
 from jobs import gold
 from jobs.catalog import DATASETS, GOLD
 from jobs.features.sensor_spectra import SpectraSettings, features
-from jobs.lake import delta
+from jobs.lake import delta, windowed
 from jobs.lake.layout import Lake
+from jobs.lake.tables import Windowed
 
 TABLE = GOLD["sensor_spectra"]
 ARROWS = to_arrow_schema(DATASETS["accelerometer"].schema)
 SETTINGS = SpectraSettings()
+HOW = cast(Windowed, TABLE.how)
 
 
 def prepare(task: Task) -> None:
@@ -76,10 +78,10 @@ class ApplyInPandas(suite.Suite):
         return self.task.size.samples
 
 
-def of_sensors(out: str, share: tuple[int, list[str], list[str]]) -> int:
+def of_sensors(out: str, share: tuple[int, windowed.Task]) -> int:
     """Read some sensors, compute, write a file: what a worker of the script does."""
-    number, names, files = share
-    rows = pq.read_table(files, filters=[("sensor_id", "in", names)], use_threads=False)
+    number, task = share
+    rows = windowed.read_task(LocalFileSystem(), task, HOW, HOW.window(SETTINGS))
     found = features(rows, SETTINGS)
     pq.write_table(found, f"{out}/{number}.parquet", compression="zstd")
     return int(rows.num_rows)
@@ -95,23 +97,28 @@ class Script(Contender):
         """Start the processes, and let them load what they need."""
         self.pool = ProcessPoolExecutor(self.task.cores, get_context("spawn"))
         files = silver_files(self.task)
-        query = f"SELECT DISTINCT sensor_id, filename FROM read_parquet({files!r}, filename=true) ORDER BY ALL"
-        found: dict[str, list[str]] = defaultdict(list)
-        for sensor, file in fetched(query):
-            found[sensor].append(file)
-        self.files_of = dict(found)
+        query = f"""SELECT sensor_id, list(DISTINCT filename) FROM
+            read_parquet({files!r}, filename = true, file_row_number = true)
+            GROUP BY ALL ORDER BY min(filename), min(file_row_number)"""
+        self.files_of = dict(fetched(query))
+        (self.span,) = fetched(
+            f"SELECT epoch_us(min(event_time)), epoch_us(max(event_time)) FROM read_parquet({files})"
+        )
         list(self.pool.map(len, [TABLE.name] * self.task.cores))
 
     def run(self, out: Path) -> int:
-        """Share the sensors out, with the files that have them."""
+        """Share the sensors out, in the order in which the files have them."""
         out.mkdir(parents=True, exist_ok=True)
         return sum(self.pool.map(partial(of_sensors, str(out)), self._shares()))
 
-    def _shares(self) -> Iterator[tuple[int, list[str], list[str]]]:
+    def _shares(self) -> Iterator[tuple[int, windowed.Task]]:
+        length, _ = HOW.window(SETTINGS)
+        every = ((self.span[0] // length, self.span[1] // length),)
         sensors, size = list(self.files_of), 8
         for start in range(0, len(sensors), size):
             names = sensors[start : start + size]
-            yield start, names, sorted({file for name in names for file in self.files_of[name]})
+            files = sorted({file for name in names for file in self.files_of[name]})
+            yield start, windowed.Task(tuple(files), dict.fromkeys(names, every))
 
 
 def digest(contender: str, out: Path) -> object | None:

@@ -178,23 +178,26 @@ def _by_sensor(rows: pa.Table) -> Iterator[tuple[str, npt.NDArray[np.int64], npt
         return
     names, code = _codes(rows["sensor_id"])
     times = rows["event_time"].cast(_TIME).cast(pa.int64()).to_numpy()
-    values = np.empty((len(AXES), len(times)), np.float32)
-    for axis, column in zip(values, ("ax", "ay", "az"), strict=False):
-        axis[:] = rows[column].to_numpy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.sqrt(np.square(values[:3]).sum(axis=0), out=values[3])
-    finite = np.isfinite(values[3])
-    if not finite.all():
-        code, times, values = code[finite], times[finite], values[:, finite]
-    if len(code) and not _in_order(code, times):
+    axes = [rows[column].to_numpy() for column in ("ax", "ay", "az")]
+    in_order = _in_order(code, times)
+    if not in_order:
         order = np.lexsort((times, code))
-        code, times = code[order], times[order]
-        fresh = np.concatenate(([True], (np.diff(code) != 0) | (np.diff(times) != 0)))
-        code, times, values = code[fresh], times[fresh], values[:, order[fresh]]
+        code, times, axes = code[order], times[order], [axis[order] for axis in axes]
     borders = [0, *(np.flatnonzero(np.diff(code)) + 1).tolist(), len(code)]
     for start, end in pairwise(borders):
-        if end > start:
-            yield names[code[start]], times[start:end], values[:, start:end].T
+        at, values = times[start:end], np.empty((len(AXES), end - start), np.float32)
+        for axis, column in zip(values, axes, strict=False):
+            axis[:] = column[start:end]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.sqrt(np.square(values[:3]).sum(axis=0), out=values[3])
+        kept = np.isfinite(values[3])
+        if not kept.all():
+            at, values = at[kept], values[:, kept]
+        if not in_order:
+            fresh = np.diff(at, prepend=at[:1] - 1) != 0
+            at, values = at[fresh], values[:, fresh]
+        if len(at):
+            yield names[code[start]], at, values.T
 
 
 def _codes(sensor: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
@@ -203,12 +206,17 @@ def _codes(sensor: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int32]]:
     Rows of one sensor lie together as a rule: comparing neighbours is three times faster than hashing every
     name.
     """
-    column = sensor.combine_chunks()
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    runs = pc.run_end_encode(column)
-    names = runs.values.dictionary_encode()
-    lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
+    if pa.types.is_dictionary(sensor.type):
+        column = sensor.unify_dictionaries().combine_chunks()
+        index = column.indices.to_numpy()
+        starts = np.flatnonzero(np.diff(index, prepend=-1))
+        values = column.dictionary.take(pa.array(index[starts]))
+    else:
+        column = pc.run_end_encode(sensor.combine_chunks())
+        starts = np.concatenate(([0], column.run_ends.to_numpy()[:-1]))
+        values = column.values
+    names = values.dictionary_encode()
+    lengths = np.diff(starts, append=len(sensor))
     return names.dictionary.to_pylist(), np.repeat(names.indices.to_numpy(), lengths)
 
 
@@ -287,14 +295,15 @@ def _confirmed(
     spectrum would be wrong.
     """
     hz, amplitude = (
-        found[f"dominant_{field}"].reshape(len(AXES), -1).astype(np.float64) for field in ("hz", "amplitude")
+        found[f"dominant_{field}"].reshape(len(AXES), -1).T.astype(np.float64) for field in ("hz", "amplitude")
     )
-    recorded = np.full_like(hz, np.nan)
-    for i, w in enumerate(group.windows):
-        lines = np.flatnonzero(np.isfinite(hz[:, i]))
-        at = slice(windows.first_row[w], windows.end_row[w])
-        seconds = (times_us[at] - times_us[at.start]) / 1e6
-        recorded[lines, i] = spectra.sine_amplitude(seconds, values[at][:, lines].astype(np.float64), hz[lines, i])
+    first, count = windows.first_row[group.windows], windows.samples[group.windows]
+    recorded = np.empty_like(hz)
+    for n in np.unique(count):
+        of = count == n
+        rows = first[of, None] + np.arange(n)
+        recorded[of] = spectra.sine_amplitude(times_us[rows] / 1e6, values[rows], hz[of])
+    return (np.isnan(hz) | (np.abs(amplitude - recorded) <= _CONFIRMED * recorded)).T
     return np.isnan(hz) | (np.abs(amplitude - recorded) <= _CONFIRMED * recorded)
 
 

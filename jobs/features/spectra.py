@@ -524,7 +524,7 @@ def envelope_lines(
     return strongest_lines(np.abs(fft.rfft(envelope, axis=1, overwrite_x=True, workers=1)), count)
 
 
-def sine_amplitude(seconds: Float64, values: Float64, hz: Float64) -> Float64:
+def sine_amplitude(seconds: Float64, values: npt.NDArray[Any], hz: Float64) -> Float64:
     """Amplitude of a sine of known frequency in samples taken at any times.
 
     Hann-weighted least squares of ``c + p cos(2 pi f t) + q sin(2 pi f t)``; the answer is ``hypot(p, q)``.
@@ -532,18 +532,22 @@ def sine_amplitude(seconds: Float64, values: Float64, hz: Float64) -> Float64:
     it a check on one.
 
     Args:
-        seconds: Times of the samples, shape (n,).
-        values: Samples, shape (n, signals).
-        hz: One frequency per signal, shape (signals,).
+        seconds: Times of the samples, shape (windows, n).
+        values: Samples, shape (windows, n, signals).
+        hz: One frequency per signal, shape (windows, signals); NaN for none.
 
     Returns:
-        Amplitudes in the samples' unit, shape (signals,).
+        Amplitudes in the samples' unit, good to six digits, shape (windows, signals); NaN where there is no frequency.
     """
-    elapsed = seconds - seconds[0]
-    weight = np.sin(np.pi * elapsed / elapsed[-1])[None, :, None]  # the square root of Hann's
-    angle = 2 * np.pi * hz[:, None] * elapsed
-    basis = np.stack([np.ones_like(angle), np.cos(angle), np.sin(angle)], axis=2) * weight
-    target = (values.T - values.mean(axis=0)[:, None])[:, :, None] * weight
-    transposed = basis.transpose(0, 2, 1)
-    solution = np.linalg.solve(transposed @ basis, transposed @ target)
-    return np.hypot(solution[:, 1, 0], solution[:, 2, 0])
+    elapsed = seconds - seconds[:, :1]
+    weight = (np.sin(np.pi / elapsed[:, -1:] * elapsed) ** 2).astype(np.float32)
+    y = values.transpose(2, 0, 1)
+    y = (y - y.mean(axis=2, keepdims=True, dtype=np.float64)).astype(np.float32)
+    turns = np.nan_to_num(hz.T, nan=1.0)[:, :, None] * elapsed
+    angle = (2 * np.pi * (turns - np.rint(turns))).astype(np.float32)
+    one, cosine, sine = np.ones_like(y), np.cos(angle), np.sin(angle)
+    weighted = [weight * each for each in (one, cosine, sine)]
+    moments = [[np.vecdot(left, right).astype(np.float64) for right in (one, cosine, sine, y)] for left in weighted]
+    system = np.moveaxis(np.array(moments), (0, 1), (-2, -1))
+    solution = np.linalg.solve(system[..., :3], system[..., 3:])[..., 0]
+    return np.where(np.isnan(hz), np.nan, np.hypot(solution[..., 1], solution[..., 2]).T)

@@ -7,6 +7,8 @@ is computed.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +30,7 @@ T = TypeVar("T", bound=np.generic)
 _EVEN = 0.05
 # Samples by which the count due in a window may be overstated by rounding of the rate.
 _ROUNDING = 1e-3
+_PIECE_SAMPLES = 1 << 15  # resampled at a time
 
 
 @dataclass(frozen=True)
@@ -161,24 +164,30 @@ def cut(
     rate = np.full(len(index), np.nan)
     coverage = np.full(len(index), np.nan)
     groups: list[Group] = []
-    uneven = [np.flatnonzero((count > 1) & (count < MIN_SAMPLES))]
-    for n in np.unique(count[count >= MIN_SAMPLES]):
-        same = np.flatnonzero(count == n)
-        rate[same], even = _clock(_stacked(times_us, first_row[same], n))
-        coverage[same] = _coverage(n, rate[same], spec)
-        usable = same[even & (coverage[same] >= limits.min_coverage)]
-        uneven.append(same[~even])
-        if len(usable):
-            groups.append(Group(usable, _stacked(values, first_row[usable], n), resampled=False))
-    resampled: dict[int, list[tuple[int, Float32]]] = {}
-    for w in np.concatenate(uneven).tolist():
-        rows = slice(first_row[w], end_row[w])
-        rate[w], coverage[w], samples = _resample(times_us[rows], values[rows], spec, limits)
-        if samples is not None:
-            resampled.setdefault(len(samples), []).append((w, samples))
-    for filled in resampled.values():
-        place, samples_of = zip(*filled, strict=True)
-        groups.append(Group(np.array(place), np.stack(samples_of), resampled=True))
+    filled: dict[int, list[tuple[Int64, Float32]]] = defaultdict(list)
+    for n in np.unique(count[count > 1]):
+        uneven = np.flatnonzero(count == n)
+        if n >= MIN_SAMPLES:
+            same = uneven
+            rate[same], even = _clock(_stacked(times_us, first_row[same], n))
+            coverage[same] = _coverage(n, rate[same], spec)
+            usable = same[even & (coverage[same] >= limits.min_coverage)]
+            if len(usable):
+                groups.append(Group(usable, _stacked(values, first_row[usable], n), resampled=False))
+            uneven = same[~even]
+        for some in _pieces(uneven, n):
+            rows = _stacked(times_us, first_row[some], n)
+            total, longest = _intervals(rows)
+            rate[some] = total / (rows[:, -1] - rows[:, 0]) * 1e6
+            coverage[some] = _coverage(n, rate[some], spec)
+            fit = (n >= MIN_SAMPLES) & (coverage[some] >= limits.min_coverage) & (longest <= limits.max_gap_samples + 1)
+            for intervals in np.unique(total[fit]).tolist():
+                these = fit & (total == intervals)
+                samples = _resampled(rows[these], _stacked(values, first_row[some[these]], n), intervals)
+                filled[intervals].append((some[these], samples))
+    for parts in filled.values():
+        places, samples_of = zip(*parts, strict=True)
+        groups.append(Group(np.concatenate(places), np.concatenate(samples_of), resampled=True))
     return Windows(index, start, first_row, end_row, count.astype(np.int32), coverage, rate, tuple(groups))
 
 
@@ -195,6 +204,12 @@ def _occupied(times_us: Int64, spec: WindowSpec) -> Int64:
     # After a short silence the first windows of one stretch may be the last of the one before it.
     opens[1:] = np.maximum(opens[1:], closes[:-1] + 1)
     return np.concatenate([np.arange(a, b + 1) for a, b in zip(opens, closes, strict=True)])
+
+
+def _pieces(windows: Int64, n: int) -> Iterator[Int64]:
+    """Windows of n samples, as many at a time as fit the cache."""
+    size = max(1, _PIECE_SAMPLES // n)
+    yield from (windows[start : start + size] for start in range(0, len(windows), size))
 
 
 def _stacked(rows: npt.NDArray[T], first: Int64, n: int) -> npt.NDArray[T]:
@@ -228,26 +243,64 @@ def _coverage(count: npt.ArrayLike, rate_hz: npt.ArrayLike, spec: WindowSpec) ->
     return np.minimum(np.asarray(count) / np.maximum(due, 1), 1)
 
 
-def _resample(
-    times_us: Int64, values: Float32, spec: WindowSpec, limits: Limits
-) -> tuple[float, float, Float32 | None]:
-    """Rate, coverage and, within the limits, even samples of one window that is uneven or lacks samples.
+def _intervals(times_us: Int64) -> tuple[Int64, Int64]:
+    """Sampling intervals that windows last, those of samples that are missing included, and the longest step's.
 
-    The number of sampling intervals in each step is the step over the median step, rounded: up from 1.75,
-    since two neighbours jittered apart by three eighths of an interval each have lost nothing between them.
-    The rate is all of them over the whole span, so the rounding of single steps to clock ticks does not add
-    up, as it would in the median.
+    The number of intervals in each step is the step over the median step, rounded: up from 1.75, since two neighbours
+    jittered apart by three eighths of an interval each have lost nothing between them. The rate is all of them over the
+    whole span, so the rounding of single steps to clock ticks does not add up, as it would in the median.
+
+    Args:
+        times_us: Shape (windows, n), n > 1.
+
+    Returns:
+        Intervals of each window and of its longest step, shape (windows,).
     """
-    elapsed = times_us - times_us[0]
-    step = np.diff(elapsed)
-    intervals = np.maximum(np.floor(step / np.median(step) + 0.25), 1)
-    total = int(intervals.sum())
-    rate = total / float(elapsed[-1]) * 1e6
-    coverage = float(_coverage(len(times_us), rate, spec))
-    gap = intervals.max() - 1
-    if len(times_us) < MIN_SAMPLES or coverage < limits.min_coverage or gap > limits.max_gap_samples:
-        return rate, coverage, None
-    from scipy.interpolate import CubicSpline  # takes a while to load, and few windows need it
+    step = np.diff(times_us)
+    intervals = np.maximum(np.floor(step / np.median(step, axis=1, keepdims=True) + 0.25), 1).astype(np.int64)
+    return intervals.sum(axis=1), intervals.max(axis=1)
 
-    even = np.linspace(0, elapsed[-1], total + 1)
-    return rate, coverage, CubicSpline(elapsed, values)(even).astype(np.float32)
+
+def _resampled(times_us: Int64, values: Float32, intervals: int) -> Float32:
+    """Even samples of windows that are uneven or lack samples: a cubic spline, "not a knot" at the ends.
+
+    The spline's slopes s at its knots solve a tridiagonal system (de Boor, "A Practical Guide to Splines", 1978, IV).
+    Those of all windows are solved as one, whose blocks do not touch.
+
+    Args:
+        times_us: Shape (windows, n), n > 3.
+        values: Shape (windows, n, axes).
+        intervals: How many a window lasts.
+
+    Returns:
+        Shape (windows, intervals + 1, axes).
+    """
+    from scipy.linalg import solve_banded  # takes a while to load, and few windows need it
+
+    x = (times_us - times_us[:, :1]).astype(np.float64)
+    y = values.transpose(2, 0, 1).astype(np.float64, order="C")
+    h = np.diff(x)
+    first, last = x[:, 2] - x[:, 0], x[:, -1] - x[:, -3]
+    above, diagonal, below = bands = np.zeros((3, *x.shape))
+    diagonal[:, 1:-1] = 2 * (h[:, :-1] + h[:, 1:])
+    diagonal[:, 0], diagonal[:, -1] = h[:, 1], h[:, -2]
+    above[:, 2:], above[:, 1] = h[:, :-1], first
+    below[:, :-2], below[:, -2] = h[:, 1:], last
+    slope = np.diff(y) / h
+    right = np.empty_like(y)
+    right[..., 1:-1] = 3 * (h[:, 1:] * slope[..., :-1] + h[:, :-1] * slope[..., 1:])
+    a, b = h[:, 0], h[:, 1]
+    right[..., 0] = ((a + 2 * first) * b * slope[..., 0] + a**2 * slope[..., 1]) / first
+    a, b = h[:, -1], h[:, -2]
+    right[..., -1] = ((a + 2 * last) * b * slope[..., -1] + a**2 * slope[..., -2]) / last
+    solved = solve_banded((1, 1), bands.reshape(3, -1), right.reshape(len(y), -1).T, check_finite=False)
+    s = solved.T.reshape(y.shape)
+    bend = (s[..., :-1] + s[..., 1:] - 2 * slope) / h
+    even = np.linspace(0, x[:, -1], intervals + 1, axis=1)
+    knot = np.stack([np.searchsorted(*pair, side="right") for pair in zip(x, even, strict=True)]) - 1
+    knot = np.minimum(knot, x.shape[1] - 2)
+    t = even - np.take_along_axis(x, knot, axis=1)
+    terms = (bend / h, (slope - s[..., :-1]) / h - bend, s, y)
+    cubic, quadratic, linear, constant = (np.take_along_axis(term, knot[None], axis=2) for term in terms)
+    result = (constant + t * (linear + t * (quadratic + t * cubic))).astype(np.float32)
+    return result.transpose(1, 2, 0)

@@ -406,7 +406,7 @@ def may_hold(file: AddedFile, bounds: Mapping[str, tuple[Any, Any]]) -> bool:
         bounds: Column -> (smallest, largest) value; an instant may be given in microseconds since the epoch.
     """
     return all(
-        (name not in file.low or _plain(file.low[name]) <= _plain(largest))
+        (name not in file.low or plain(file.low[name]) <= plain(largest))
         and (name not in file.high or _reaches(file.high[name], smallest))
         for name, (smallest, largest) in bounds.items()
     )
@@ -414,11 +414,11 @@ def may_hold(file: AddedFile, bounds: Mapping[str, tuple[Any, Any]]) -> bool:
 
 def _reaches(highest: Any, value: Any) -> bool:
     if isinstance(highest, datetime):
-        return bool(_plain(highest) + 1000 >= _plain(value))
+        return bool(plain(highest) + 1000 >= plain(value))
     return bool(highest >= (value[:_PREFIX] if isinstance(value, str) else value))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An instant as microseconds since the epoch, anything else as it is."""
     if not isinstance(value, datetime):
         return value

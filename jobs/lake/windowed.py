@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs.lake.delta import AddedFile, may_hold
+from jobs.lake.delta import AddedFile, may_hold, plain
 from jobs.lake.layout import Lake
 from jobs.lake.session import on_workers
 from jobs.lake.tables import ALL, GoldTable, Windowed
@@ -28,6 +27,7 @@ from jobs.lake.tables import ALL, GoldTable, Windowed
 Range = tuple[int, int]
 """First and last number of a run of windows."""
 
+_LONG = 1 << 12  # rows of a run that is worth a slice of its own
 _MOST_WINDOWS = 1 << 16  # of an entity in one task: each may become a row, or several, however few rows it has
 
 
@@ -137,7 +137,7 @@ def plan_tasks(
         entities_of[item.file].add(item.entity)
         of_entity[item.entity].append(item)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name in sorted(of_entity):
+    for name in of_entity:  # in the order of the files, so that the entities of a task lie together there
         groups[tuple(sorted({t.file for t in of_entity[name]}))].append(name)
     tasks = []
     for names in groups.values():
@@ -219,15 +219,80 @@ def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, ta
 
 
 def read_task(filesystem: pafs.FileSystem, task: Task, how: Windowed, window: tuple[int, int]) -> pa.Table:
-    """The rows that a task's windows can hold, in whatever order the files have; text comes as a dictionary."""
-    start, end = _span(task.windows, window)
-    instant = pa.timestamp("us", tz="UTC")
-    wanted = (pc.field(how.time) >= pa.scalar(start, instant)) & (pc.field(how.time) < pa.scalar(end, instant))
+    """The rows that a task's windows can hold, in whatever order the files have; text comes as a dictionary.
+
+    Arrow's own scan copies every row that a filter lets through. Here whole runs of rows are kept, since silver has an
+    entity's rows together and in order of time.
+    """
+    columns = [*how.place, *how.values]
+    return pa.concat_tables(
+        part
+        for place in task.files
+        for part in _read_file(filesystem, place, columns, how, task.windows, _span(task.windows, window))
+    )
+
+
+def _read_file(
+    filesystem: pafs.FileSystem,
+    place: str,
+    columns: Sequence[str],
+    how: Windowed,
+    windows: Mapping[str, tuple[Range, ...]],
+    span: tuple[int, int],
+) -> Iterator[pa.Table]:
+    """The rows of one file that are of these entities and in this span, row group by row group."""
+    with filesystem.open_input_file(place) as source:
+        file = pq.ParquetFile(source, read_dictionary=columns, pre_buffer=True)
+        yield file.schema_arrow.empty_table().select(columns)
+        for number in range(file.num_row_groups):
+            if not _may_have(file.metadata.row_group(number), how, windows, span):
+                continue
+            found = file.read_row_group(number, how.place, use_threads=False).combine_chunks()
+            wanted = _wanted(found, how, windows, span)
+            if wanted.any():
+                rest = file.read_row_group(number, how.values, use_threads=False).combine_chunks()
+                for name in how.values:
+                    found = found.append_column(rest.schema.field(name), rest[name])
+                yield _kept(found, wanted)
+
+
+def _wanted(
+    rows: pa.Table, how: Windowed, windows: Mapping[str, tuple[Range, ...]], span: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Which rows are of these entities and in this span."""
+    time = rows[how.time].cast(pa.int64()).to_numpy()
+    wanted: npt.NDArray[np.bool_] = (time >= span[0]) & (time < span[1])
+    if how.entity is not None and rows.num_rows:
+        entity = rows[how.entity].chunk(0)
+        named = np.array([name in windows for name in entity.dictionary.to_pylist()], np.bool_)
+        wanted &= named[entity.indices.to_numpy()]
+    return wanted
+
+
+def _may_have(
+    group: pq.RowGroupMetaData, how: Windowed, windows: Mapping[str, tuple[Range, ...]], span: tuple[int, int]
+) -> bool:
+    """Whether a row group's statistics leave room for rows of these entities in this span."""
+    wanted: dict[str, tuple[Any, Any]] = {how.time: (span[0], span[1] - 1)}
     if how.entity is not None:
-        names = sorted(task.windows)
-        # The comparisons prune row groups by their statistics, which isin does not.
-        entity = pc.field(how.entity)
-        wanted &= (entity >= names[0]) & (entity <= names[-1]) & entity.isin(names)
-    texts = pads.ParquetReadOptions(dictionary_columns=set(how.values))
-    dataset = pads.dataset(list(task.files), filesystem=filesystem, format=pads.ParquetFileFormat(texts))
-    return dataset.to_table(columns=[*how.place, *how.values], filter=wanted, use_threads=False)
+        wanted[how.entity] = (min(windows), max(windows))
+    for index in range(group.num_columns):
+        column = group.column(index)
+        low, high = wanted.get(column.path_in_schema, (None, None))
+        found = column.statistics
+        if low is not None and found is not None and found.has_min_max:
+            smallest, largest = plain(found.min), plain(found.max)
+            if smallest > high or largest < low:
+                return False
+    return True
+
+
+def _kept(rows: pa.Table, wanted: npt.NDArray[np.bool_]) -> pa.Table:
+    """The rows wanted: as slices where they are long runs and most of the rows, whose memory stays; else copied."""
+    count = int(np.count_nonzero(wanted))
+    if count == len(wanted):
+        return rows
+    borders = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2)
+    if 2 * count < len(wanted) or len(borders) * _LONG > count:
+        return rows.filter(pa.array(wanted))
+    return pa.concat_tables(rows.slice(start, end - start) for start, end in borders.tolist())

@@ -471,13 +471,15 @@ def test_sine_amplitude__at_any_times(hz: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     t = np.sort(rng.uniform(0, 10.24, 900))
     x = 9.81 + np.stack([1.7 * np.sin(2 * np.pi * hz * t + 1), 0.3 * np.cos(2 * np.pi * 3 * t)], axis=1)
-    np.testing.assert_allclose(sine_amplitude(t, x, np.array([hz, 3.0])), [1.7, 0.3], rtol=1e-6)
+    rates = np.array([[hz, 3.0], [np.nan, 3.0]])
+    found = sine_amplitude(np.stack([t, t + 1e9]), np.stack([x, x]), rates)
+    np.testing.assert_allclose(found, [[1.7, 0.3], [np.nan, 0.3]], rtol=1e-6)
 
 
 def test_sine_amplitude__is_not_disturbed_by_another_line() -> None:
     t = np.arange(1000) / RATE
     x = (np.sin(2 * np.pi * 7.03 * t) + 5 * np.sin(2 * np.pi * 9.08 * t + 1))[:, None]
-    np.testing.assert_allclose(sine_amplitude(t, x, np.array([7.03])), 1, rtol=2e-3)
+    np.testing.assert_allclose(sine_amplitude(t[None], x[None], np.array([[7.03]])), 1, rtol=2e-3)
 
 
 @pytest.mark.parametrize("foot", ["left", "right"])
