@@ -5,6 +5,7 @@
 #   ./spark-submit.sh test [pytest args] run the tests
 #   ./spark-submit.sh check              lint, types, imports
 #   ./spark-submit.sh bench [--size S]   time the suite against its peers
+#   ./spark-submit.sh chaos [--runs N]   break runs on purpose, run them again, look for what is lost or doubled
 #   ./spark-submit.sh doctor             what is missing on this machine, and what to type
 #   ./spark-submit.sh package            build dist/sensor_lakehouse.zip for --py-files
 #
@@ -136,13 +137,14 @@ case $JOB in
     export LAKEHOUSE_JARS=$JARS_DIR
     cd "$HOME_DIR" && exec "$PYTHON" -m bench "$@"
     ;;
-  test | check)
+  test | check | chaos)
     install_python "$PINS/requirements-dev.lock"
     digest <"$PINS/requirements.lock" >"$VENV/.installed-requirements.lock" # the other lock is all of it, and more
     [ "$JOB" = check ] && { cd "$HOME_DIR" && exec "$PYTHON" -m tests.check "$@"; }
     check_java
     resolve_jars
     export LAKEHOUSE_JARS=$JARS_DIR
+    [ "$JOB" = chaos ] && { cd "$HOME_DIR" && exec "$PYTHON" -m chaos "$@"; }
     cd "$HOME_DIR" && exec "$PYTHON" -m pytest "$@"
     ;;
 esac
@@ -179,13 +181,24 @@ else
   "${SUBMIT[@]}" "$HOME_DIR/jobs/$JOB.py" "$@" 2>>"$LAKEHOUSE_LOG" &
 fi
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM
-trap 'kill -INT "$child" 2>/dev/null' INT
+stopped=
+stop() { # stop SIGNAL EXIT_CODE: the job's Python ends in good order; until it is there, spark-submit is to end
+  local job
+  job=$(sed -n 's/^lakehouse: job started, process \([0-9]*\)$/\1/p' "$LAKEHOUSE_LOG" | head -n 1)
+  stopped=$2
+  if [ -n "$job" ]; then kill -"$1" "$job"; else kill -TERM "$child"; fi 2>/dev/null
+}
+trap 'stop TERM 143' TERM
+trap 'stop INT 130' INT
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child" || code=$?; done
 exec 3>&- 4>&-
 [ ${#pumps[@]} -eq 0 ] || wait "${pumps[@]}" || true
+if [ -n "$stopped" ] && ! grep -q 'lakehouse: job started' "$LAKEHOUSE_LOG"; then
+  step "stopped before Spark was up: nothing was begun"
+  exit "$stopped"
+fi
 if [ "$code" -ne 0 ] && ! grep -q 'lakehouse: job started' "$LAKEHOUSE_LOG"; then
   tail -n 15 "$LAKEHOUSE_LOG" >&2
   fail 3 "Spark could not be started" "the last lines of $LAKEHOUSE_LOG are above" "./spark-submit.sh doctor"

@@ -37,6 +37,7 @@ EXIT_CODES = {
     3: "the machine's: Java, memory, disk, network or the store",
     4: "ours: an error nobody foresaw; its traceback is in the log that the message names",
     130: "stopped from the keyboard; the next run does what was not finished",
+    143: "stopped by SIGTERM; the next run does what was not finished",
 }
 
 REFUSALS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.catalog import GOLD
-from jobs.lake import cli
+from jobs.lake import cli, delta
 from jobs.lake.cli import Context
 from jobs.lake.following import Following
 from jobs.lake.ledger import Entry
@@ -46,9 +46,10 @@ def bring_up(context: Context, table: GoldTable, *, rebuild: bool = False) -> li
     if missing:
         context.console.say(f"gold     {table.name:<16} waits for {', '.join(missing)}")
     entries = []
-    for entry in follows.bring_up(rebuild=rebuild):
-        context.progress(entry)
-        entries.append(entry)
+    with delta.holding(context.lake, f"gold/{table.name}"):
+        for entry in follows.bring_up(rebuild=rebuild):
+            context.progress(entry)
+            entries.append(entry)
     return entries or [context.nothing_new("gold", table.name)]
 
 

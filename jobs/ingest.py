@@ -64,7 +64,8 @@ def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Ent
         names, companions = dataset.ingest.companions(found.name), beside(context.lake, dataset.ingest, file)
         if names and not companions:
             context.console.say(f"ingest   {found.name}: no {' or '.join(names)} beside it")
-        entries.append(_ingest_one(context, dataset, dataset.ingest, found, companions))
+        with delta.holding(context.lake, f"bronze/{dataset.name}"):
+            entries.append(_ingest_one(context, dataset, dataset.ingest, found, companions))
     return entries
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from jobs import gold
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli
+from jobs.lake import cli, delta
 from jobs.lake.cli import Context
 from jobs.lake.ledger import Entry
 from jobs.lake.maintaining import Care, Done, Kept
@@ -55,15 +55,16 @@ def tables(context: Context) -> list[Kept]:
 def maintain(context: Context, care: Care, table: Kept, *, cluster: bool) -> list[Entry]:
     """Take care of one table."""
     entries = []
-    if table.keep_days is not None and (behind := waits(context, table)):
-        context.console.say(f"maintain {table.path}: nothing expires until gold has seen it: gold --table {behind}")
-    elif expired := care.expire(table):
-        context.console.say(f"maintain {table.path:<28} {expired.rows_expired:>12,} rows expired")
-        entries.append(expired)
-    if tidied := care.tidy(table, cluster=cluster):
-        done, entry = tidied
-        context.console.say(f"maintain {table.path:<28} {_told(done)}")
-        entries.append(entry)
+    with delta.holding(context.lake, table.path):
+        if table.keep_days is not None and (behind := waits(context, table)):
+            context.console.say(f"maintain {table.path}: nothing expires until gold has seen it: gold --table {behind}")
+        elif expired := care.expire(table):
+            context.console.say(f"maintain {table.path:<28} {expired.rows_expired:>12,} rows expired")
+            entries.append(expired)
+        if tidied := care.tidy(table, cluster=cluster):
+            done, entry = tidied
+            context.console.say(f"maintain {table.path:<28} {_told(done)}")
+            entries.append(entry)
     return entries
 
 

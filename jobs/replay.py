@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 
 from jobs.catalog import DATASETS
-from jobs.lake import cli
+from jobs.lake import cli, delta
 from jobs.lake.cli import Context
 from jobs.lake.errors import UsageError
 from jobs.lake.ledger import Entry
@@ -35,9 +35,10 @@ def run(context: Context, options: argparse.Namespace) -> None:
 def replay(context: Context, dataset: Dataset, selection: Selection) -> list[Entry]:
     """Try what is selected again, batch by batch."""
     again, entries = _replay(context, dataset, selection), []
-    for entry in again.replay():
-        context.progress(entry)
-        entries.append(entry)
+    with delta.holding(context.lake, f"silver/{dataset.name}", f"quarantine/{dataset.name}"):
+        for entry in again.replay():
+            context.progress(entry)
+            entries.append(entry)
     if untried := again.untried():
         remedy = "refused by ingest: mend their source file and ingest it again"
         context.console.say(f"replay   {dataset.name:<16} {untried:,} lines were {remedy}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
-from pyspark.errors import StreamingQueryException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
 from jobs.catalog import DATASETS
-from jobs.lake import checkpoint, cli
+from jobs.lake import checkpoint, cli, delta, ledger
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
 from jobs.lake.intake import new_files, probe_here
+from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
 from jobs.lake.promotion import Promotion
 from jobs.lake.tables import Dataset
@@ -46,47 +49,57 @@ def plan(context: Context, dataset: Dataset) -> dict[str, object]:
 
 def promote(context: Context, dataset: Dataset) -> list[Entry]:
     """Promote every file that has not been, batch by batch; what is done is never done again."""
-    entries: list[Entry] = []
+    lake, name, entries = context.lake, dataset.name, list[Entry]()
+    if checkpoint.bronze_files(lake, name):
+        arrivals = new_files(context.spark, lake.bronze(name), context.settings.silver.max_files_per_batch)
+        # The checkpoint is as little for two runs at once as the tables are.
+        with delta.holding(lake, f"silver/{name}", f"quarantine/{name}"):
+            checkpoint.check(lake, "silver", name)
+            booked = ledger.applications(lake, "silver", name)
+
+            def promote_batch(query: str, number: int) -> None:
+                application = f"silver/{name}/{query}"
+                promotion = Promotion(
+                    context.spark,
+                    lake,
+                    dataset,
+                    context.settings.datasets[name],
+                    context.settings.silver,
+                    context.run_id,
+                    read_again=application not in booked or len(booked) > 1,
+                )
+                files = checkpoint.batch_files(lake, "silver", name, number)
+                entries.append(promotion.promote(files, Transaction(application, number)))
+                booked.add(application)
+                context.progress(entries[-1])
+
+            _each_batch(lake, name, arrivals, promote_batch)
+    return entries or [context.nothing_new("silver", name)]
+
+
+def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str, int], None]) -> None:
+    """Have Spark number the batches that are to be done, and do each: (stream, number); what that raises is raised."""
     failure: list[BaseException] = []
 
     def batch(arrived: DataFrame, number: int) -> None:
-        spark = arrived.sparkSession
-        query = spark.sparkContext.getLocalProperty("sql.streaming.queryId")
-        promotion = Promotion(
-            context.spark,
-            context.lake,
-            dataset,
-            context.settings.datasets[dataset.name],
-            context.settings.silver,
-            context.run_id,
-        )
-        files = checkpoint.batch_files(context.lake, "silver", dataset.name, number)
         try:
-            entry = promotion.promote(files, Transaction(f"silver/{dataset.name}/{query}", number))
+            work(str(arrived.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")), number)
         except BaseException as error:
             failure.append(error)  # Spark would hand on only its text
             if isinstance(error, Exception):
                 raise
             raise RuntimeError(str(error)) from error  # a panic of Rust's: Spark would wait for ever
-        entries.append(entry)
-        context.progress(entry)
 
-    if checkpoint.bronze_files(context.lake, dataset.name):
-        bronze, limit = context.lake.bronze(dataset.name), context.settings.silver.max_files_per_batch
-        query = (
-            new_files(context.spark, bronze, limit)
-            .writeStream.foreachBatch(batch)
-            .option("checkpointLocation", context.lake.checkpoint("silver", dataset.name))
-            .trigger(availableNow=True)
-            .start()
-        )
-        try:
-            query.awaitTermination()
-        except StreamingQueryException:
-            if failure:
-                raise failure[0] from None
-            raise
-    return entries or [context.nothing_new("silver", dataset.name)]
+    place = lake.checkpoint("silver", name)
+    stream = arrivals.writeStream.foreachBatch(batch).option("checkpointLocation", place)
+    try:
+        stream.trigger(availableNow=True).start().awaitTermination()
+    except (PySparkException, Py4JJavaError) as error:
+        if failure:
+            raise failure[0] from None
+        if lake.relative(place) in str(error):
+            raise checkpoint.damaged(lake, "silver", name, "Spark cannot read it", str(error)) from error
+        raise
 
 
 if __name__ == "__main__":

@@ -93,3 +93,15 @@ class StoreError(MachineError):
     """The object store or file system refused; names the bucket and key, never a secret."""
 
     code = "LH301"
+
+
+class HeldError(MachineError):
+    """Another run writes the table, and went on for longer than this one may wait."""
+
+    code = "LH302"
+
+
+class TakenOverError(MachineError):
+    """Another run has taken over a table that this one was writing: it commits nothing more."""
+
+    code = "LH303"

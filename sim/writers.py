@@ -96,6 +96,35 @@ class Writer(ABC):
             StoreError: The store refused or could not be reached.
         """
 
+    @abstractmethod
+    def create(self, key: str, body: bytes) -> bool:
+        """Write one object unless it is there: of all that try, one does.
+
+        Args:
+            key: Path below the root of the lake.
+            body: Its bytes.
+
+        Returns:
+            Whether this call wrote it. If the answer of a store is lost, the request is sent again and finds what the
+            first one wrote: so who is told no, and must be sure, reads the object.
+
+        Raises:
+            UsageError: The key would leave the root.
+            StoreError: The store refused or could not be reached.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove one object; none need be there.
+
+        Args:
+            key: Path below the root of the lake.
+
+        Raises:
+            UsageError: The key would leave the root.
+            StoreError: The store refused or could not be reached.
+        """
+
     def write(
         self,
         data: Data,
@@ -161,11 +190,9 @@ class LocalWriter(Writer):
 
     def put(self, key: str, body: bytes | memoryview) -> None:
         """Write one file as it is, atomically; see `Writer.put`."""
-        path = self.root / checked_key(key)
         # Hidden, so that no reader takes it for data if this process dies before the rename.
-        temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._place(key) as path:
+            temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
             try:
                 temporary.write_bytes(body)
                 temporary.replace(path)
@@ -173,6 +200,35 @@ class LocalWriter(Writer):
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
+
+    def create(self, key: str, body: bytes) -> bool:
+        """Make one file unless it is there (``O_EXCL``); see `Writer.create`."""
+        with self._place(key) as path:
+            try:
+                file = path.open("xb")
+            except FileExistsError:
+                return False
+            try:
+                with file:
+                    file.write(body)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+                raise
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove one file; see `Writer.delete`."""
+        with self._place(key) as path:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _place(self, key: str) -> Iterator[Path]:
+        """The path of a key, its folder made; what the system refuses within is told for people."""
+        path = self.root / checked_key(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield path
         except OSError as error:
             raise StoreError(
                 f"could not write {path}",
@@ -248,24 +304,46 @@ class S3Writer(Writer):
 
     def put(self, key: str, body: bytes | memoryview) -> None:
         """Upload one object as it is, in parts if it is large; see `Writer.put`."""
-        path = "/".join(part for part in (self.prefix, checked_key(key)) if part)
-        extra = {"ServerSideEncryption": self.encryption, "SSEKMSKeyId": self.kms_key_id}
         transfer = TransferConfig(
             multipart_threshold=self.multipart_threshold,
             multipart_chunksize=self.multipart_chunksize,
             preferred_transfer_client="classic",  # the other one, where installed, ignores these settings
         )
-        try:
+        with self._place(key) as path:
             self._client().upload_fileobj(
-                pa.BufferReader(body),
-                self.bucket,
-                path,
-                ExtraArgs={name: value for name, value in extra.items() if value},
-                Config=transfer,
+                pa.BufferReader(body), self.bucket, path, ExtraArgs=self._encrypted, Config=transfer
             )
+
+    def create(self, key: str, body: bytes) -> bool:
+        """Upload one object unless it is there (``If-None-Match: *``); see `Writer.create`."""
+        with self._place(key) as path:
+            try:
+                self._client().put_object(Bucket=self.bucket, Key=path, Body=body, IfNoneMatch="*", **self._encrypted)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                    raise
+                return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove one object; see `Writer.delete`."""
+        with self._place(key) as path:
+            self._client().delete_object(Bucket=self.bucket, Key=path)
+
+    @contextlib.contextmanager
+    def _place(self, key: str) -> Iterator[str]:
+        """The key in the bucket; what the store refuses within is told for people."""
+        path = "/".join(part for part in (self.prefix, checked_key(key)) if part)
+        try:
+            yield path
         except (BotoCoreError, ClientError, Boto3Error) as error:
             # Not chained: botocore's text may quote a header or an answer that holds a secret.
             raise _store_error(error, self.bucket, path) from None
+
+    @property
+    def _encrypted(self) -> dict[str, Any]:
+        extra = {"ServerSideEncryption": self.encryption, "SSEKMSKeyId": self.kms_key_id}
+        return {name: value for name, value in extra.items() if value}
 
     def _client(self) -> S3Client:
         client = self._clients.get(os.getpid())

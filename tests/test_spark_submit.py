@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pyspark
 import pytest
+from deltalake import DeltaTable
 
 from jobs import package
 from jobs.lake.jars import Jar, read_pins
+from sim.base import write
+from sim.catalog import SIMULATORS
+from sim.turbofan import TurbofanParameters
+from sim.writers import LocalWriter
 
 HOME = Path(__file__).parents[1]
 SCRIPT = HOME / "spark-submit.sh"
@@ -186,3 +193,33 @@ def test_job__where_the_repository_is_not_on_disk(tmp_path: Path):
     assert done.returncode == 0, done.stderr[-2000:]
     books = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"books"'))["books"]
     assert books[0]["rows_written"] == simulated_rows(tmp_path / "lake") > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_job__that_is_stopped_says_so_and_the_next_run_goes_on(tmp_path: Path, number: signal.Signals, code: int):
+    lake = tmp_path / "lake"
+    for _ in write(SIMULATORS["turbofan"], TurbofanParameters(seed=7, entities=3), LocalWriter(lake)):
+        continue
+    silver = [str(SCRIPT), "silver", "--dataset", "turbofan", "--lake", str(lake), "--profile", "testing"]
+    silver += ["--set", "silver.max_files_per_batch=1"]
+    with subprocess.Popen(silver, env=clean_environment(), stderr=subprocess.PIPE, text=True) as job:
+        deadline = time.monotonic() + 120
+        while not list((lake / "silver" / "turbofan").glob("*.parquet")):
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        job.send_signal(number)
+        _, said = job.communicate(timeout=120)
+    assert job.returncode == code, said
+    assert "the same command does what was not finished" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    done = run(*silver[1:], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ledger = DeltaTable(str(lake / "ops" / "ledger")).to_pyarrow_table().to_pylist()
+    batches = [entry for entry in ledger if entry["stage"] == "silver" and entry["outcome"] == "done"]
+    assert len({entry["batch_id"] for entry in batches}) == len(batches)
+    assert (
+        sum(entry["rows_written"] for entry in batches)
+        == simulated_rows(lake)
+        == len(DeltaTable(str(lake / "silver" / "turbofan")).to_pyarrow_table())
+    )

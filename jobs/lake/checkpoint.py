@@ -9,8 +9,66 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from jobs.lake.errors import DataError
 from jobs.lake.intake import Arrived
 from jobs.lake.layout import Lake
+
+_TAIL = 1 << 16  # bytes: holds the last line of any part
+
+
+def check(lake: Lake, stage: str, dataset: str) -> None:
+    """Make sure that no part of a checkpoint is torn or gone: Spark would hand out files again, or forget some.
+
+    Raises:
+        DataError: A part is.
+    """
+    root = lake.arrow_path(lake.checkpoint(stage, dataset))
+    there = {folder: _parts(lake, f"{root}/{folder}") for folder in ("offsets", "commits", "sources/0")}
+    batches, commits, told = (_numbers(parts) for parts in there.values())
+    if not batches and not told:
+        return
+    begun = max([*batches, *commits], default=-1)
+    joined = max((number for number in told if f"{number}.compact" in there["sources/0"]), default=-1)
+    wanted = ["metadata", *(f"offsets/{number}" for number in range(min(batches, default=0), begun + 1))]
+    wanted += [f"commits/{begun - 1}"] if begun > min(batches, default=0) else []
+    wanted += [f"sources/0/{joined}.compact"] if joined >= 0 else []
+    try:
+        for part in wanted:
+            folder, _, name = part.rpartition("/")
+            if folder and name not in there[folder]:
+                raise FileNotFoundError("it is gone")
+            # Of the batches that Spark keeps, a hundred or so, it reads the last two.
+            if folder != "offsets" or int(name) >= begun - 1:
+                _check_part(lake, f"{root}/{part}", versioned=folder != "")
+        reached = int(_read(lake, there["offsets"][str(begun)])[-1]["logOffset"]) if batches else -1
+        for number in range(joined + 1, max([reached, *told]) + 1):
+            part = f"sources/0/{number}"
+            _check_part(lake, f"{root}/{part}", versioned=True)
+    except (OSError, ValueError, LookupError) as error:
+        raise damaged(lake, stage, dataset, part, str(error)) from error
+
+
+def _check_part(lake: Lake, path: str, *, versioned: bool) -> None:
+    """Read the first line and the last of a part: of files that were handed out it may have a great many."""
+    with lake.filesystem().open_input_file(path) as stream:
+        size = stream.size()
+        head, tail = stream.read_at(min(size, 3), 0), stream.read_at(min(size, _TAIL), max(size - _TAIL, 0))
+    lines = tail.decode().splitlines()
+    if not lines or (versioned and head.rstrip() != b"v1"):
+        raise ValueError("it is cut short")
+    if len(lines) > 1 or not versioned:  # a part that tells of nothing has its version only
+        json.loads(lines[-1])
+
+
+def damaged(lake: Lake, stage: str, dataset: str, part: str, why: str) -> DataError:
+    """What to say of a checkpoint that cannot be relied on, and how to go on without it."""
+    place = lake.checkpoint(stage, dataset)
+    remove = f"aws s3 rm --recursive {lake.delta_uri(place)}" if lake.on_s3 else f"rm -r '{place}'"
+    return DataError(
+        f"the checkpoint {lake.relative(place)} is damaged: {part}",
+        why=" ".join(why.split())[:300],
+        remedy=f"{remove}, then the same command: bronze is read anew, and what the tables have counts as duplicates",
+    )
 
 
 def waiting(lake: Lake, stage: str, dataset: str) -> list[Arrived]:
@@ -35,7 +93,7 @@ def bronze_files(lake: Lake, dataset: str) -> list[Arrived]:
 def promoted(lake: Lake, stage: str, dataset: str) -> set[str]:
     """Paths, relative to the lake, of the files in finished batches."""
     root = lake.arrow_path(lake.checkpoint(stage, dataset))
-    batches = [int(name) for name in _parts(lake, f"{root}/commits") if name.isdigit()]
+    batches = _numbers(_parts(lake, f"{root}/commits"))
     if not batches:
         return set()
     return {lake.relative(path) for path in _handed_out(lake, root, -1, max(batches))}
@@ -89,6 +147,11 @@ def _telling(names: Collection[str], low: int, high: int) -> Collection[str]:
     parts = {name.removesuffix(".compact"): name for name in names}
     wanted = [str(number) for number in range(low + 1, high + 1)]
     return {parts[number] for number in wanted} if all(number in parts for number in wanted) else names
+
+
+def _numbers(parts: Collection[str]) -> list[int]:
+    """Their numbers, in order; those of a source may end in ``.compact``."""
+    return sorted(int(name.removesuffix(".compact")) for name in parts)
 
 
 def _parts(lake: Lake, folder: str) -> dict[str, str]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import secrets
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -57,7 +61,7 @@ class Context:
             for field in schema
             if isinstance(field.dataType, FloatType | DoubleType)
         ]
-        with self.console.step("starting Spark"):
+        with self.console.step("starting Spark"), _own_handler():
             return session.open_session(self.settings, self.lake, measured)
 
     def progress(self, entry: Entry) -> None:
@@ -99,7 +103,7 @@ def context(
         tables={name: table.settings for name, table in GOLD.items()},
     )
     _check_keep_days(settings)
-    place = Lake.parse(settings.general.lake, settings.s3)
+    place = Lake.parse(settings.general.lake, settings.s3, settings.leases)
     if {*place.uri} & {*"[]"}:
         raise UsageError(
             f"'{place.uri}' cannot be a lake",
@@ -138,7 +142,10 @@ def main(
     run: Callable[[Context, argparse.Namespace], None],
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Run a job from the command line and exit: 0 done, 1 the data's fault, 2 the caller's, 3 the machine's, 4 ours."""
+    """Run a job from the command line and exit.
+
+    Exit codes are 0 done, 1 the data's fault, 2 the caller's, 3 the machine's, 4 ours, 130 and 143 stopped.
+    """
     reopen_streams()
     parser = argparse.ArgumentParser(
         prog=f"./spark-submit.sh {os.path.basename(sys.argv[0]).removesuffix('.py')}",
@@ -154,7 +161,35 @@ def main(
     shared.add_argument("--json", action="store_true", help="results as JSON")
     shared.add_argument("-v", "--verbose", action="store_true", help="say more")
     options = parser.parse_args(argv)
+    _heed_signals()
     sys.exit(_run(run, options))
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep what the keyboard does: PySpark's own handler calls the JVM from within the call that it interrupts."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGINT, before)
+
+
+def _heed_signals() -> None:
+    """Stop by an exception in the main thread, be it from the keyboard or by a service that ends its processes."""
+
+    def stop(number: int, _: object) -> None:
+        logging.disable()  # py4j would tell of every call that ends with this one
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    for number in _STOPS:  # even the keyboard: a shell has processes in the background ignore it
+        signal.signal(number, stop)
 
 
 def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.Namespace) -> int:
@@ -171,9 +206,16 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
     except LakehouseError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; what was not finished will be done by the next run", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, _Terminated) as stop:
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)  # said once is enough
+        by, code = ("from the keyboard", 130) if isinstance(stop, KeyboardInterrupt) else ("by SIGTERM", 143)
+        print(
+            f"stopped {by}: the batch that was under way is abandoned, and nothing of it is lost or doubled;"
+            " the same command does what was not finished",
+            file=sys.stderr,
+        )
+        return code
     except Exception as error:
         traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
         told = _told_by_worker(error) or _unforeseen(error)

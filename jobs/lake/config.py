@@ -35,8 +35,18 @@ class S3Settings(_Section):
 
     endpoint: str = Field("", description="Address of an S3-compatible server; empty for AWS itself")
     region: str = Field("us-east-1", description="Region of the bucket")
+    timeout_seconds: float = Field(60.0, gt=0, description="How long an answer to a request is waited for")
+    attempts: int = Field(5, ge=1, description="How often a request is made, the first time included")
     encryption: str = Field("", pattern="^(|AES256|aws:kms)$", description="Server-side encryption of bronze")
     kms_key_id: str = Field("", description="KMS key for encryption aws:kms; empty for the account's own")
+
+
+class LeaseSettings(_Section):
+    """One run at a time writes a table: how long one holds it, and how long another waits."""
+
+    seconds: float = Field(60.0, ge=1, description="A run that gives no sign of life for so long loses its tables")
+    wait_seconds: float = Field(600.0, ge=0, description="How long a run waits for a table that another holds")
+    take_over: bool = Field(False, description="Take tables from a run that hangs: for one command, not for a profile")
 
 
 class SparkSettings(_Section):
@@ -103,6 +113,7 @@ class Settings:
     Attributes:
         general: What is asked of every run.
         s3: How S3 is reached.
+        leases: How tables are held.
         spark: The session.
         silver: Bounds of a promotion.
         gold: Bounds of a gold run.
@@ -115,6 +126,7 @@ class Settings:
 
     general: GeneralSettings
     s3: S3Settings
+    leases: LeaseSettings
     spark: SparkSettings
     silver: SilverSettings
     gold: GoldSettings
@@ -127,6 +139,7 @@ class Settings:
 
 _CORE: dict[str, type[BaseModel]] = {
     "s3": S3Settings,
+    "leases": LeaseSettings,
     "spark": SparkSettings,
     "silver": SilverSettings,
     "gold": GoldSettings,
@@ -171,6 +184,7 @@ def load(
     return Settings(
         general=general,
         s3=sections["s3"],
+        leases=sections["leases"],
         spark=sections["spark"],
         silver=sections["silver"],
         gold=sections["gold"],

@@ -26,7 +26,8 @@ def reopen_streams() -> None:
     """
     paths = {name: os.environ.get(f"LAKEHOUSE_{name.upper()}") for name in ("stdout", "stderr")}
     if all(paths.values()):
-        print("lakehouse: job started", flush=True)  # into the log: Spark is up, and what follows is the job's
+        # Into the log: Spark is up, what follows is the job's, and this is the process to stop.
+        print(f"lakehouse: job started, process {os.getpid()}", flush=True)
         for name, path in paths.items():
             setattr(sys, name, open(str(path), "w", buffering=1, encoding="utf-8"))  # noqa: SIM115
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
 
-from jobs.lake import spans
+from jobs.lake import leases, spans
 from jobs.lake.errors import DataError, MachineError
 from jobs.lake.layout import Lake
 
@@ -30,6 +31,7 @@ EXPIRY = "maintain/expiry"
 """Application of the commits that take expired rows out; their number is the first day kept, in days since 1970."""
 
 _CONFLICTS: tuple[type[Exception], ...] = tuple(getattr(exceptions, name) for name in exceptions.__all__)
+_FENCE = "lakehouse.fence"
 _ATTEMPTS = 8
 _FIRST_PAUSE = 0.2
 _EPOCH = date(1970, 1, 1)
@@ -140,20 +142,45 @@ def expiry(first_kept: date) -> Transaction:
     return Transaction(EXPIRY, (first_kept - _EPOCH).days)
 
 
-def persist(write: Callable[[], T], path: str) -> T:
-    """Carry out a write, and do so again if a commit of another run came between: one that compacts, say.
+@contextmanager
+def holding(lake: Lake, *tables: str) -> Iterator[None]:
+    """Be the one run that writes these tables, given below the lake (:mod:`jobs.lake.leases`).
+
+    Raises:
+        HeldError: Another run writes one of them.
+    """
+    with leases.hold(lake, *tables, on_take_over=lambda table: _fence(lake, table)):
+        yield
+
+
+def _fence(lake: Lake, table: str) -> None:
+    """Change a property of a table that was taken over: what its last holder still has under way cannot be committed.
+
+    Delta refuses a commit that was begun before the table's metadata changed.
+    """
+    opened = open_table(lake, f"{lake.uri}/{table}")
+    if opened is not None:
+        opened.alter.set_table_properties({_FENCE: secrets.token_hex(8)}, raise_if_not_exists=False)
+
+
+def persist(lake: Lake, write: Callable[[], T], path: str) -> T:
+    """Hold a table and carry out a write, again if the commit of another program came between: one that compacts, say.
 
     A write that names its transaction is done once, however often it is tried.
 
     Raises:
+        HeldError: Another run writes the table.
         MachineError: Another commit came first each time.
+        TakenOverError: Another run has taken over a table that this one held.
     """
-    for attempt in range(_ATTEMPTS):
-        try:
-            return write()
-        except _CONFLICTS as error:
-            conflict = error
-        time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt)
+    with holding(lake, lake.relative(path)):
+        for attempt in range(_ATTEMPTS):
+            leases.check(lake)
+            try:
+                return write()
+            except _CONFLICTS as error:
+                conflict = error
+            time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt)
     raise MachineError(
         f"{path} could not be written in {_ATTEMPTS} attempts",
         why=f"other runs write the same rows: {type(conflict).__name__}",
@@ -185,7 +212,7 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, row
         rows.write.format("noop").mode("overwrite").save()
     else:
         writer = _write(rows, "append", transaction).options(mergeSchema=True, maxRecordsPerFile=rows_per_file)
-        persist(lambda: writer.save(path), path)
+        persist(lake, lambda: writer.save(path), path)
 
 
 def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction) -> None:
@@ -193,17 +220,19 @@ def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction)
     done = progress(lake, path, transaction.application)
     if done is not None and done >= transaction.number:
         return
-    deltalake.write_deltalake(
-        lake.delta_uri(path),
-        rows,
-        mode="append",
-        schema_mode="merge",
-        storage_options=lake.delta_options(),
-        writer_properties=deltalake.WriterProperties(compression="ZSTD"),
-        commit_properties=deltalake.CommitProperties(
-            app_transactions=[deltalake.Transaction(transaction.application, transaction.number)],
-        ),
-    )
+    with holding(lake, lake.relative(path)):
+        leases.check(lake)
+        deltalake.write_deltalake(
+            lake.delta_uri(path),
+            rows,
+            mode="append",
+            schema_mode="merge",
+            storage_options=lake.delta_options(),
+            writer_properties=deltalake.WriterProperties(compression="ZSTD"),
+            commit_properties=deltalake.CommitProperties(
+                app_transactions=[deltalake.Transaction(transaction.application, transaction.number)],
+            ),
+        )
 
 
 def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, only: str = "") -> None:
@@ -224,7 +253,7 @@ def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, 
     writer = rows.write.format("delta").mode("overwrite") if repeated else _write(rows, "overwrite", transaction)
     # Delta refuses both at once.
     writer = writer.options(replaceWhere=only, mergeSchema=True) if only else writer.option("overwriteSchema", "true")
-    persist(lambda: writer.save(path), path)
+    persist(lake, lambda: writer.save(path), path)
 
 
 def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWriter:
@@ -237,11 +266,11 @@ def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWri
     )
 
 
-def upsert(spark: SparkSession, rows: DataFrame, path: str, key: Sequence[str], transaction: Transaction) -> None:
+def upsert(lake: Lake, rows: DataFrame, path: str, key: Sequence[str], transaction: Transaction) -> None:
     """Replace the rows with the same key and insert the others, once.
 
     Args:
-        spark: The session.
+        lake: The lake.
         rows: New rows, unique by ``key``.
         path: The table, which exists.
         key: Columns that identify a row.
@@ -249,17 +278,18 @@ def upsert(spark: SparkSession, rows: DataFrame, path: str, key: Sequence[str], 
     """
     same = reduce(and_, (F.col(f"held.{name}") == F.col(f"new.{name}") for name in key))
     merge = (
-        DeltaTable.forPath(spark, path)
+        DeltaTable.forPath(rows.sparkSession, path)
         .alias("held")
         .merge(rows.alias("new"), same)
         .whenMatchedUpdateAll()
         .whenNotMatchedInsertAll()
     )
-    with in_transaction(spark, transaction):
-        persist(merge.execute, path)
+    with in_transaction(rows.sparkSession, transaction):
+        persist(lake, merge.execute, path)
 
 
 def upsert_in_time(
+    lake: Lake,
     rows: DataFrame,
     path: str,
     key: Sequence[str],
@@ -275,6 +305,7 @@ def upsert_in_time(
     written to a file of its own.
 
     Args:
+        lake: The lake.
         rows: New rows, unique by ``key``; computed once.
         path: The table, which exists.
         key: Columns that identify a row.
@@ -297,7 +328,7 @@ def upsert_in_time(
             both = arrange(rows.unionByName(held, allowMissingColumns=True))
             _write(both, "overwrite", transaction).options(replaceWhere=within, mergeSchema=True).save(path)
 
-        persist(write, path)
+        persist(lake, write, path)
         return sum(count for count, _, _ in hours)
     finally:
         rows.unpersist()

@@ -5,10 +5,12 @@ from sim.errors import (
     ConfigurationError,
     DataError,
     FileRefusedError,
+    HeldError,
     LakehouseError,
     MachineError,
     ParameterError,
     StoreError,
+    TakenOverError,
     UsageError,
 )
 
@@ -17,9 +19,11 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "FileRefusedError",
+    "HeldError",
     "LakehouseError",
     "MachineError",
     "ParameterError",
     "StoreError",
+    "TakenOverError",
     "UsageError",
 ]

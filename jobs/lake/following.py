@@ -169,9 +169,9 @@ class Following:
             is_there = delta.latest_version(self.lake, self.path) is not None
             delta.overwrite(self.lake, self._arranged(rows), self.path, transaction, told if is_there else "")
         elif table.time:
-            return delta.upsert_in_time(rows, self.path, table.key, table.time, transaction, self._arranged)
+            return delta.upsert_in_time(self.lake, rows, self.path, table.key, table.time, transaction, self._arranged)
         else:
-            delta.upsert(self.spark, self._arranged(rows), self.path, table.key, transaction)
+            delta.upsert(self.lake, self._arranged(rows), self.path, table.key, transaction)
         return delta.rows_changed(self.lake, self.path)
 
     def _arranged(self, rows: DataFrame) -> DataFrame:

@@ -10,11 +10,14 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from jobs.lake.config import S3Settings
+from jobs.lake.config import LeaseSettings, S3Settings
 from jobs.lake.errors import UsageError
 
 if TYPE_CHECKING:
     from sim.writers import Writer
+
+
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,28 @@ class Lake:
     Attributes:
         uri: Absolute path or ``s3a://bucket/prefix``, without a trailing slash.
         s3: How S3 is reached; unused for a folder.
+        leases: How its tables are held by one run at a time.
     """
 
     uri: str
     s3: S3Settings = field(default_factory=S3Settings)
+    leases: LeaseSettings = field(default_factory=LeaseSettings)
 
     @classmethod
-    def parse(cls, text: str, s3: S3Settings | None = None) -> Lake:
+    def parse(cls, text: str, s3: S3Settings | None = None, leases: LeaseSettings | None = None) -> Lake:
         """Make a lake of what a person types.
 
         Raises:
             UsageError: The scheme is neither a folder's nor S3's.
         """
         scheme, separator, rest = text.partition("://")
+        how = (s3 or S3Settings(), leases or LeaseSettings())
         if not separator and text.strip() and not text.startswith(("file:", "s3:", "s3a:")):
-            return cls(str(Path(text).expanduser().resolve()), s3 or S3Settings())
+            return cls(str(Path(text).expanduser().resolve()), *how)
         if scheme == "file":
-            return cls(str(Path("/" + rest.lstrip("/")).resolve()), s3 or S3Settings())
+            return cls(str(Path("/" + rest.lstrip("/")).resolve()), *how)
         if scheme in ("s3", "s3a") and rest.partition("/")[0]:
-            return cls(f"s3a://{rest.rstrip('/')}", s3 or S3Settings())
+            return cls(f"s3a://{rest.rstrip('/')}", *how)
         raise UsageError(
             f"'{text}' is not a lake",
             why="a lake is a folder or s3a://bucket/prefix",
@@ -108,9 +114,9 @@ class Lake:
             region=self.s3.region,
             endpoint_override=host or None,
             scheme=scheme or "https",
-            connect_timeout=10,
-            request_timeout=60,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=5),
+            connect_timeout=min(_CONNECT_SECONDS, self.s3.timeout_seconds),
+            request_timeout=self.s3.timeout_seconds,
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=self.s3.attempts),
         )
 
     def arrow_path(self, path: str) -> str:
@@ -127,7 +133,12 @@ class Lake:
         """Storage options for ``deltalake``: the endpoint and region; credentials come from the environment."""
         if not self.on_s3:
             return {}
-        options = {"AWS_REGION": self.s3.region}
+        options = {
+            "AWS_REGION": self.s3.region,
+            "timeout": f"{self.s3.timeout_seconds}s",
+            "connect_timeout": f"{min(_CONNECT_SECONDS, self.s3.timeout_seconds)}s",
+            "max_retries": str(self.s3.attempts - 1),
+        }
         if self.s3.endpoint:
             options["AWS_ENDPOINT_URL"] = self.s3.endpoint
             options["AWS_ALLOW_HTTP"] = str(self.s3.endpoint.startswith("http://")).lower()
@@ -141,7 +152,13 @@ class Lake:
 
         if not self.on_s3:
             return open_writer(self.uri)
-        options: dict[str, Any] = {"endpoint_url": self.s3.endpoint or None, "region": self.s3.region}
+        options: dict[str, Any] = {
+            "endpoint_url": self.s3.endpoint or None,
+            "region": self.s3.region,
+            "max_attempts": self.s3.attempts,
+            "read_timeout": self.s3.timeout_seconds,
+            "connect_timeout": min(_CONNECT_SECONDS, self.s3.timeout_seconds),
+        }
         if self.s3.encryption:
             options |= {"encryption": self.s3.encryption, "kms_key_id": self.s3.kms_key_id or None}
         return open_writer(self.uri, **options)

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -18,7 +19,7 @@ from jobs.lake.errors import BooksError
 from jobs.lake.layout import Lake
 from jobs.lake.tables import column
 
-NOTHING_NEW = "nothing new"
+DONE, NOTHING_NEW = "done", "nothing new"
 
 SCHEMA = T.StructType(
     [
@@ -57,7 +58,7 @@ class Entry:
     batch_id: str
     started_at: datetime
     seconds: float
-    outcome: str = "done"
+    outcome: str = DONE
     files: int = 0
     files_quarantined: int = 0
     rows_read: int = 0
@@ -90,6 +91,16 @@ def record(lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction)
     """Write rows of the books, once."""
     rows = pa.Table.from_pylist([asdict(entry) for entry in entries], to_arrow_schema(SCHEMA))
     delta.append_here(lake, rows, lake.ledger, transaction)
+
+
+def applications(lake: Lake, stage: str, dataset: str) -> set[str]:
+    """Applications of the transactions by which a stage has brought a dataset in."""
+    table = delta.open_table(lake, lake.ledger)
+    if table is None:
+        return set()
+    mine = (pc.field("stage") == stage) & (pc.field("dataset") == dataset) & (pc.field("outcome") == DONE)
+    batches = table.to_pyarrow_dataset().to_table(["batch_id"], filter=mine)["batch_id"].unique().to_pylist()
+    return {batch.rpartition("/")[0] for batch in batches}
 
 
 def totals(entries: Iterable[Entry]) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ class Care:
         self._book(table, started, 0.0)  # of a run that died before it could
         path, too_old = self._path(table), F.col(table.time) < F.lit(first)
         with delta.in_transaction(self.spark, delta.expiry(first)):
-            delta.persist(lambda: DeltaTable.forPath(self.spark, path).delete(too_old), path)
+            delta.persist(self.lake, lambda: DeltaTable.forPath(self.spark, path).delete(too_old), path)
         return self._book(table, started, time.monotonic() - clock)
 
     def _book(self, table: Kept, started: datetime, seconds: float) -> ledger.Entry | None:
@@ -185,7 +185,7 @@ class Care:
             return optimize.executeZOrderBy(*table.cluster_by) if cluster else optimize.executeCompaction()
 
         with delta.configured(self.spark, self._sizes):
-            found = delta.persist(join, path).select("metrics.*").first()
+            found = delta.persist(self.lake, join, path).select("metrics.*").first()
         return found["numFilesRemoved"], found["numFilesAdded"], found["filesRemoved"]["totalSize"] or 0
 
     def _is_clustered(self, table: Kept) -> bool:
@@ -223,5 +223,6 @@ class Care:
             return 0, 0
         opened = delta.open_table(self.lake, self._path(table))
         assert opened is not None
-        removed = opened.vacuum(self.settings.vacuum_hours, dry_run=False, full=True)
+        with delta.holding(self.lake, table.path):
+            removed = opened.vacuum(self.settings.vacuum_hours, dry_run=False, full=True)
         return len(removed), sum(removable.get(name, 0) for name in removed)

@@ -37,6 +37,8 @@ class Promotion:
         thresholds: The dataset's settings.
         bounds: Bounds of a batch.
         run_id: The run, for the books.
+        read_again: Whether another stream has read bronze before: its checkpoint was removed. What that one refused is
+            in quarantine, and counts as duplicate.
     """
 
     spark: SparkSession
@@ -45,6 +47,7 @@ class Promotion:
     thresholds: Any
     bounds: SilverSettings
     run_id: str
+    read_again: bool = False
 
     def promote(self, files: Sequence[Arrived], transaction: Transaction) -> ledger.Entry:
         """Promote a batch of files; repeated with the same transaction it changes nothing.
@@ -111,7 +114,10 @@ class Promotion:
                 counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
                 refused += judged.refusals()
             if refused:
-                counts["rows_quarantined"] = quarantine.append(self.lake, self.dataset.name, refused, transaction)
+                counts["rows_quarantined"], before = quarantine.append(
+                    self.lake, self.dataset.name, refused, transaction, read_again=self.read_again
+                )
+                counts["rows_duplicate"] += before
         return counts
 
     @property

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import reduce
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -34,14 +34,40 @@ SCHEMA = T.StructType(
 )
 
 
-def append(lake: Lake, dataset: str, refused: Sequence[DataFrame], transaction: Transaction) -> int:
-    """Put refused rows, and files, into quarantine once; return how many rows (not whole files) they are."""
-    written = Observation()
-    rows = _rows(reduce(DataFrame.unionByName, refused), transaction)
+def append(
+    lake: Lake, dataset: str, refused: Sequence[DataFrame], transaction: Transaction, *, read_again: bool = False
+) -> tuple[int, int]:
+    """Put refused rows, and files, into quarantine once.
+
+    Args:
+        lake: The lake.
+        dataset: Whose quarantine it is.
+        refused: What is refused, as :data:`REFUSAL`.
+        transaction: The write's name.
+        read_again: Whether some of it may have been refused before: that is not put there again.
+
+    Returns:
+        How many rows (not whole files) were put there, and how many had been before.
+    """
+    path, found, written = lake.quarantine(dataset), Observation(), Observation()
+    rows = _rows(reduce(DataFrame.unionByName, refused), transaction).observe(found, F.count("row").alias("rows"))
+    base = delta.version_before(lake, path, transaction) if read_again else None
+    if base is not None:
+        spark = rows.sparkSession
+        held = spark.read.format("delta").option("versionAsOf", base).load(path).select("source_file", "source_row")
+        rows = rows.alias("new").join(held.alias("held"), _same_place("new"), "left_anti")
     # One file, but not by one task: to find the few rows that are refused, all of the batch is read again.
     observed = rows.repartition(1).observe(written, F.count("row").alias("rows"))
-    delta.append(lake, observed, lake.quarantine(dataset), transaction)
-    return int(written.get["rows"])
+    delta.append(lake, observed, path, transaction)
+    put = int(written.get["rows"])
+    return put, int(found.get["rows"]) - put
+
+
+def _same_place(other: str) -> Column:
+    """Whether a row of another table has the place of one that is held."""
+    return (F.col("held.source_file") == F.col(f"{other}.source_file")) & F.col("held.source_row").eqNullSafe(
+        F.col(f"{other}.source_row")
+    )
 
 
 def _rows(refused: DataFrame, transaction: Transaction) -> DataFrame:
@@ -87,17 +113,14 @@ def settle(spark: SparkSession, lake: Lake, dataset: str, outcomes: DataFrame, t
     """
     tried = _rows(outcomes, transaction).alias("tried")
     passed = F.size("tried.reasons") == 0
-    same = (F.col("held.source_file") == F.col("tried.source_file")) & F.col("held.source_row").eqNullSafe(
-        F.col("tried.source_row")
-    )
     path = lake.quarantine(dataset)
     merge = (
         DeltaTable.forPath(spark, path)
         .alias("held")
-        .merge(tried, same)
+        .merge(tried, _same_place("tried"))
         .whenMatchedDelete(passed)
         .whenMatchedUpdate(set={"reasons": F.col("tried.reasons"), "attempts": F.col("held.attempts") + 1})
         .whenNotMatchedInsertAll(~passed)
     )
     with delta.in_transaction(spark, transaction):
-        delta.persist(merge.execute, path)
+        delta.persist(lake, merge.execute, path)

@@ -69,7 +69,14 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
     }
     conf |= {f"spark.hadoop.parquet.enable.dictionary#{name}": "false" for name in float_columns}
     if lake.on_s3:
-        conf["spark.hadoop.fs.s3a.endpoint.region"] = lake.s3.region
+        conf |= {
+            "spark.hadoop.fs.s3a.endpoint.region": lake.s3.region,
+            "spark.hadoop.fs.s3a.connection.timeout": f"{round(lake.s3.timeout_seconds * 1000)}ms",
+            # S3A's own attempts come on top of those of the client below it, each after twice the pause.
+            "spark.hadoop.fs.s3a.attempts.maximum": str(lake.s3.attempts),
+            "spark.hadoop.fs.s3a.retry.limit": str(lake.s3.attempts),
+            "spark.hadoop.fs.s3a.retry.throttle.limit": str(lake.s3.attempts),
+        }
         if lake.s3.endpoint:
             conf |= {
                 "spark.hadoop.fs.s3a.endpoint": lake.s3.endpoint,

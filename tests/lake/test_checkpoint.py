@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs import silver
 from jobs.lake import checkpoint, cli
 from jobs.lake.cli import Context
+from jobs.lake.errors import DataError
 from jobs.lake.tables import NoSettings
 from tests.lake.conftest import TOY, Floor, counts
 from tests.lake.test_intake import NAMES, parquet
@@ -123,3 +126,75 @@ def test_silver__files_however_old_and_out_of_order_of_their_times(lake: Context
     os.utime(old.path, (1_000_000_000, 1_000_000_000))
     silver.promote(context, TOY)
     assert [row["id"] for row in floor.silver] == ["new", "old"]
+
+
+def test_silver__without_its_checkpoint_reads_bronze_again_and_doubles_nothing(lake: Context):
+    context = with_toy(lake, max_files_per_batch=1)
+    floor = Floor(context)
+    floor.put("a.parquet", parquet(2, id=["a", None]))
+    floor.put("torn.parquet", b"PAR1")
+    floor.put("c.parquet", parquet(2, id=[None, "c"]))
+    silver.promote(context, TOY)
+    before, refused = floor.silver, floor.refused
+    assert (len(before), len(refused)) == (2, 3)
+    shutil.rmtree(lake.lake.checkpoint("silver", "toy"))
+    floor.put("d.parquet", parquet(2, id=[None, "d"]))
+    entries = silver.promote(context, TOY)
+    assert [counts(entry) for entry in entries] == [(2, 0, 2, 0), (0, 0, 0, 0), (2, 0, 2, 0), (2, 1, 0, 1)]
+    assert [row["id"] for row in floor.silver] == ["a", "c", "d"]
+    assert floor.refused == sorted([*refused, ("d.parquet", 0, ["missing id: no value"])], key=lambda r: r[0])
+
+
+PARTS = ["metadata", "offsets/1", "offsets/2", "commits/1", "sources/0/0", "sources/0/2"]
+
+
+@pytest.fixture(scope="module")
+def promoted(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """A lake with three batches."""
+    context = with_toy(
+        cli.context(str(tmp_path_factory.mktemp("checkpoint") / "lake"), "testing"), max_files_per_batch=1
+    )
+    floor = Floor(context)
+    for name in "abc":
+        floor.put(f"{name}.parquet", parquet(1, id=[name]))
+    silver.promote(context, TOY)
+    checkpoint.check(context.lake, "silver", "toy")
+    return context
+
+
+@pytest.mark.parametrize("how", ["torn", "empty", "gone"])
+@pytest.mark.parametrize("part", PARTS)
+def test_check__a_part_that_is_torn_or_gone_is_named_with_what_to_type(promoted: Context, part: str, how: str):
+    path = Path(promoted.lake.checkpoint("silver", "toy")) / part
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2] if how == "torn" else b"")
+    try:
+        with pytest.raises(DataError) as told:
+            silver.promote(promoted, TOY)
+    finally:
+        path.write_bytes(content)
+    assert f"the checkpoint ops/checkpoints/silver/toy is damaged: {part}" in str(told.value)
+    assert f"rm -r '{promoted.lake.checkpoint('silver', 'toy')}'" in told.value.remedy
+
+
+def test_check__of_a_source_that_spark_has_joined(lake: Context):
+    root = Path(lake.lake.checkpoint("silver", "toy"))
+    for folder in ("offsets", "commits", "sources/0"):
+        (root / folder).mkdir(parents=True)
+    (root / "metadata").write_text('{"id":"x"}')
+    for number in (10, 11):
+        (root / "offsets" / str(number)).write_text('v1\n{}\n{"logOffset":11}')
+        (root / "commits" / str(number)).write_text('v1\n{"nextBatchWatermarkMs":0}')
+        (root / "sources/0" / str(number)).write_text("v1")
+    log = root / "sources/0/9.compact"
+    log.write_text("v1\n" + "\n".join('{"path":"file:///x","timestamp":1,"batchId":9}' for _ in range(10_000)))
+    checkpoint.check(lake.lake, "silver", "toy")
+    log.write_text(log.read_text()[:-20])
+    with pytest.raises(DataError, match=r"9\.compact"):
+        checkpoint.check(lake.lake, "silver", "toy")
+    log.unlink()
+    with pytest.raises(DataError, match=r"sources/0/0"):
+        checkpoint.check(lake.lake, "silver", "toy")

@@ -86,7 +86,7 @@ def test_main__an_error_without_a_message_has_its_name(capsys: Captured):
 
 def test_main__stopped(capsys: Captured):
     assert exits(raising(KeyboardInterrupt())) == 130
-    assert "will be done by the next run" in capsys.readouterr().err
+    assert "the same command does what was not finished" in capsys.readouterr().err
 
 
 def test_main__the_machine_s_fault_is_not_ours(tmp_path: Path, capsys: Captured):

@@ -23,6 +23,7 @@ from jobs.lake import delta
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import DataError, MachineError
+from jobs.lake.layout import Lake
 
 
 def numbers(context: Context, first: int, last: int, **columns: Any) -> DataFrame:
@@ -113,12 +114,12 @@ def test_version_before__a_commit_that_is_gone_is_an_error(lake: Context, table:
 
 def test_upsert__replaces_and_inserts_once(lake: Context, table: str):
     rows = numbers(lake, 6, 7).withColumn("x", -F.col("x"))
-    delta.upsert(lake.spark, rows, table, ["id"], Transaction("gold", 5))
+    delta.upsert(lake.lake, rows, table, ["id"], Transaction("gold", 5))
     assert content(table)[-3:] == [(5, 50), (6, -60), (7, -70)]
     assert delta.rows_changed(lake.lake, table) == 2
     assert delta.progress(lake.lake, table, "gold") == 5
     version = delta.latest_version(lake.lake, table)
-    delta.upsert(lake.spark, numbers(lake, 1, 9), table, ["id"], Transaction("gold", 5))
+    delta.upsert(lake.lake, numbers(lake, 1, 9), table, ["id"], Transaction("gold", 5))
     assert delta.latest_version(lake.lake, table) == version
     assert content(table)[-1] == (7, -70)
     # What MERGE took from the session is not left there for the next write.
@@ -158,7 +159,8 @@ def hours(lake: Context) -> str:
 
 
 def upsert_in_time(rows: DataFrame, path: str, number: int, **how: Any) -> int:
-    return delta.upsert_in_time(rows, path, ["name", "time"], "time", Transaction("gold", number), **how)
+    lake = Lake(str(Path(path).parents[1]))
+    return delta.upsert_in_time(lake, rows, path, ["name", "time"], "time", Transaction("gold", number), **how)
 
 
 def paths(context: Context, table: str) -> dict[int, str]:
@@ -352,7 +354,7 @@ def test_persist__a_write_that_another_commit_overtakes_is_done_again(
         elif what == "overwrite":
             delta.overwrite(lake.lake, new, table, Transaction("app", 3))
         else:
-            delta.upsert(lake.spark, new, table, ["id"], Transaction("app", 3))
+            delta.upsert(lake.lake, new, table, ["id"], Transaction("app", 3))
     old = [(n, 10 * n) for n in range(1, 7)]
     assert (
         content(table)
@@ -365,7 +367,7 @@ def test_persist__a_write_that_another_commit_overtakes_is_done_again(
     assert DeltaTable(table).history(2)[1]["operation"] == "OPTIMIZE"
 
 
-def test_persist__gives_up_in_the_end_and_says_so(monkeypatch: pytest.MonkeyPatch):
+def test_persist__gives_up_in_the_end_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tries, pauses = [], []
     monkeypatch.setattr(delta.time, "sleep", pauses.append)
 
@@ -374,7 +376,7 @@ def test_persist__gives_up_in_the_end_and_says_so(monkeypatch: pytest.MonkeyPatc
         raise ConcurrentAppendException("files were added")
 
     with pytest.raises(MachineError, match=r"silver/x could not be written in 8 attempts") as told:
-        delta.persist(write, "silver/x")
+        delta.persist(Lake(str(tmp_path)), write, f"{tmp_path}/silver/x")
     assert "ConcurrentAppendException" in told.value.why
     assert len(tries) == 8
     assert sum(pauses) < 60

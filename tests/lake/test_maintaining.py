@@ -214,7 +214,7 @@ def test_maintain__while_a_promotion_runs_no_row_is_lost_or_doubled(floor: Floor
             if number == 0:
                 delta.overwrite(floor.context.lake, new, sums, Transaction("gold/sums", number))
             else:
-                delta.upsert(floor.context.spark, new, sums, ["id"], Transaction("gold/sums", number))
+                delta.upsert(floor.context.lake, new, sums, ["id"], Transaction("gold/sums", number))
 
     with ThreadPoolExecutor() as pool:
         writing = pool.submit(write)

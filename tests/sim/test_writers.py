@@ -453,6 +453,12 @@ def test_write__every_row_in_its_own_partition_and_in_order(
             assert checked_key(key) not in self.held
             self.held[key] = bytes(body)
 
+        def create(self, key: str, body: bytes) -> bool:
+            raise NotImplementedError
+
+        def delete(self, key: str) -> None:
+            raise NotImplementedError
+
     data = pa.table(
         {
             "k": pa.array([key for key, _ in rows], pa.string()),

@@ -1,0 +1,1 @@
+"""Breaks runs on purpose, runs them again, and checks that nothing is lost and nothing doubled."""

@@ -1,0 +1,181 @@
+"""What must hold of a lake after whatever happened to it, counted without the suite's own code."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from jobs.catalog import DATASETS, GOLD
+from jobs.lake.layout import Lake
+
+# Times and names of runs and batches: never the same twice.
+_VOLATILE = {"batch_id", "quarantined_at", "arrived_at"}
+_TABLES = (*(f"{kind}/{name}" for kind in ("silver", "quarantine") for name in DATASETS), *(f"gold/{n}" for n in GOLD))
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a lake holds.
+
+    Attributes:
+        tables: Table -> (number of rows, hash of their content whatever their order).
+        bronze: Names of bronze's files that a reader would see.
+    """
+
+    tables: Mapping[str, tuple[int, int]]
+    bronze: frozenset[str]
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """What the other has in another way."""
+        found = [
+            f"{name} has (rows, hash) {self.tables.get(name)}, undisturbed {other.tables.get(name)}"
+            for name in sorted({*self.tables, *other.tables})
+            if self.tables.get(name) != other.tables.get(name)
+        ]
+        return found + [f"{name} is in bronze of one lake only" for name in sorted(self.bronze ^ other.bronze)]
+
+
+def fingerprint(lake: Lake) -> Fingerprint:
+    """What a lake holds now."""
+    tables = {}
+    for name in _TABLES:
+        table = opened(lake, name)
+        if table is not None:
+            rows = table.to_pyarrow_dataset()
+            columns = ", ".join(f'"{field}"' for field in rows.schema.names if field not in _VOLATILE)
+            with duckdb.connect() as db:
+                query = f"SELECT count(*), coalesce(sum(hash({columns})::HUGEINT), 0) FROM rows"
+                tables[name] = db.execute(query).fetchall()[0]
+    return Fingerprint(tables, frozenset(files(lake, "bronze")))
+
+
+def opened(lake: Lake, name: str) -> DeltaTable | None:
+    """A table; None if there is none."""
+    uri, options = lake.delta_uri(f"{lake.uri}/{name}"), lake.delta_options()
+    return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
+
+
+def rows(lake: Lake, name: str) -> list[dict[str, Any]]:
+    """The rows of a small table; none if there is no table."""
+    table = opened(lake, name)
+    found: list[dict[str, Any]] = [] if table is None else table.to_pyarrow_table().to_pylist()
+    return found
+
+
+def files(lake: Lake, folder: str) -> Iterator[str]:
+    """Files below a folder of the lake that a reader would see: none with ``_x`` or ``.x`` in their path."""
+    root = lake.arrow_path(f"{lake.uri}/{folder}")
+    for info in lake.filesystem().get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+        parts = info.path.removeprefix(root).strip("/").split("/")
+        if info.type == pafs.FileType.File and not any(part.startswith(("_", ".")) for part in parts):
+            yield f"{folder}/{'/'.join(parts)}"
+
+
+def broken(lake: Lake, *, read_again: bool = False) -> list[str]:
+    """Everything that must hold of any lake, and does not; bronze may have been read more than once."""
+    return [*_books(lake, read_again=read_again), *_keys(lake), *_logs(lake), *_leases(lake)]
+
+
+def _books(lake: Lake, *, read_again: bool) -> Iterator[str]:
+    """Each batch is booked once and balances; over the lake's life, what was read is somewhere."""
+    ledger = [entry for entry in rows(lake, "ops/ledger") if entry["outcome"] == "done"]
+    twice = Counter((e["stage"], e["dataset"], e["batch_id"]) for e in ledger if e["stage"] not in ("gold", "maintain"))
+    yield from (f"batch {key} is in the books {count} times" for key, count in twice.items() if count > 1)
+    for name in DATASETS:
+        mine = {stage: _summed(ledger, stage, name) for stage in ("silver", "ingest", "replay", "maintain")}
+        silver, ingest, replay = mine["silver"], mine["ingest"], mine["replay"]
+        accounted = silver["written"] + silver["duplicate"] + silver["quarantined"]
+        if silver["read"] != accounted:
+            yield f"books of silver {name}: {silver['read']} rows read, {accounted} accounted for"
+        readable, unreadable = _bronze(lake, name)
+        if silver["read"] != readable and not (read_again and silver["read"] > readable):
+            yield f"bronze/{name} has {readable} rows in readable files, the books have {silver['read']} read"
+        there = _count(lake, f"silver/{name}")
+        written = silver["written"] + replay["written"]
+        if there != written:
+            yield f"silver/{name} has {there} rows, the books {written}"
+        held = rows(lake, f"quarantine/{name}")
+        refused = sum(entry["source_row"] is not None for entry in held)
+        expected = silver["quarantined"] + ingest["quarantined"] - replay["written"] - replay["duplicate"]
+        if refused != expected:
+            yield f"quarantine/{name} has {refused} rows, the books {expected}"
+        places = Counter((entry["source_file"], entry["source_row"]) for entry in held)
+        yield from (f"quarantine/{name} has {place} {count} times" for place, count in places.items() if count > 1)
+        whole = {entry["source_file"] for entry in held if entry["source_row"] is None}
+        yield from (f"{file} cannot be read and is not in quarantine" for file in sorted(unreadable - whole))
+
+
+def _summed(ledger: list[dict[str, Any]], stage: str, name: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for entry in ledger:
+        if (entry["stage"], entry["dataset"]) == (stage, name):
+            total.update({key.removeprefix("rows_"): entry[key] for key in entry if key.startswith("rows_")})
+    return total
+
+
+def _bronze(lake: Lake, name: str) -> tuple[int, set[str]]:
+    """Rows in the footers of a dataset's readable files, and the files that are none."""
+    count, unreadable = 0, set()
+    for file in files(lake, f"bronze/{name}"):
+        try:
+            with lake.filesystem().open_input_file(lake.arrow_path(f"{lake.uri}/{file}")) as source:
+                count += sum(len(batch) for batch in pq.ParquetFile(source).iter_batches())
+        except (pa.ArrowException, OSError, TypeError, ValueError):
+            unreadable.add(file)
+    return count, unreadable
+
+
+def _count(lake: Lake, name: str) -> int:
+    table = opened(lake, name)
+    return 0 if table is None else int(table.to_pyarrow_dataset().count_rows())
+
+
+def _keys(lake: Lake) -> Iterator[str]:
+    """No key is there twice."""
+    keys = {
+        **{f"silver/{d.name}": d.key for d in DATASETS.values()},
+        **{f"gold/{t.name}": t.key for t in GOLD.values()},
+    }
+    for name, key in keys.items():
+        table = opened(lake, name)
+        if table is not None:
+            there = table.to_pyarrow_dataset()
+            with duckdb.connect() as db:
+                columns = ", ".join(f'"{column}"' for column in key)
+                query = f"SELECT count(*) FROM (SELECT {columns} FROM there GROUP BY ALL HAVING count(*) > 1)"
+                (found,) = db.execute(query).fetchall()
+            assert there is not None
+            if found[0]:
+                yield f"{name} has {found[0]} keys more than once"
+
+
+def _logs(lake: Lake) -> Iterator[str]:
+    """Every file that a table's log names is there, as long as it was written."""
+    for name in (*_TABLES, "ops/ledger", "ops/drift"):
+        table = opened(lake, name)
+        actions = [] if table is None else pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        places = [lake.arrow_path(f"{lake.uri}/{name}/{action['path']}") for action in actions]
+        for action, info in zip(actions, lake.filesystem().get_file_info(places), strict=True):
+            if info.size != action["size_bytes"]:
+                yield f"{name} names {action['path']} of {action['size_bytes']} bytes; there are {info.size}"
+
+
+def _leases(lake: Lake) -> Iterator[str]:
+    """Every run that ended well has let go of its tables."""
+    filesystem = lake.filesystem()
+    last: dict[str, str] = {}
+    for file in sorted(files(lake, "ops/leases")):
+        last[file.rpartition("/")[0]] = file
+    for file in last.values():
+        with filesystem.open_input_stream(lake.arrow_path(f"{lake.uri}/{file}")) as stream:
+            if not json.loads(stream.read())["released"]:
+                yield f"{file} is still held"

@@ -1,0 +1,185 @@
+"""A process that runs jobs, and dies where it is told to: ``python -m chaos.driver``, an order a line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+WHEN = ("before", "after")
+POINTS: Mapping[str, tuple[str, str]] = {
+    "delta.append": ("jobs.lake.delta", "append"),
+    "delta.append_here": ("jobs.lake.delta", "append_here"),
+    "delta.overwrite": ("jobs.lake.delta", "overwrite"),
+    "delta.upsert": ("jobs.lake.delta", "upsert"),
+    "delta.upsert_in_time": ("jobs.lake.delta", "upsert_in_time"),
+    "quarantine.append": ("jobs.lake.quarantine", "append"),
+    "quarantine.settle": ("jobs.lake.quarantine", "settle"),
+    "drift.record": ("jobs.lake.drift", "record"),
+    "ledger.record": ("jobs.lake.ledger", "record"),
+    "promotion.promote": ("jobs.lake.promotion", "Promotion.promote"),
+    "maintaining.expire": ("jobs.lake.maintaining", "Care.expire"),
+    "maintaining.tidy": ("jobs.lake.maintaining", "Care.tidy"),
+    "leases.take": ("jobs.lake.leases", "Lease.take"),
+    "leases.release": ("jobs.lake.leases", "Lease.release"),
+}
+"""Where a run can be made to die: before and after each of these, the first, second, ... time."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """Where and how a run dies.
+
+    Attributes:
+        point: One of :data:`POINTS`.
+        when: One of :data:`WHEN`.
+        nth: Which call.
+        how: ``kill``: the process and all of its children, by SIGKILL; ``stop``: they stand still by SIGSTOP, until
+            somebody wakes them; ``worker``: its Python workers only; ``term``: SIGTERM to the process; ``vanish PATH``
+            and ``grow PATH``: it lives, and the file is gone, or grows.
+    """
+
+    point: str
+    when: str
+    nth: int = 1
+    how: str = "kill"
+
+    def __str__(self) -> str:
+        return f"{self.how} {self.when} {self.point} ({self.nth})"
+
+
+def die(how: str) -> None:
+    """Die, or have the workers do so."""
+    how, _, path = how.partition(" ")
+    match how:
+        case "vanish":
+            os.unlink(path)
+        case "grow":
+            with open(path, "ab") as file:
+                file.write(bytes(1000))
+        case "kill":
+            os.killpg(0, signal.SIGKILL)
+        case "stop":
+            os.killpg(0, signal.SIGSTOP)
+        case "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+        case "worker":
+            for number in workers(os.getpid()):
+                os.kill(number, signal.SIGKILL)
+
+
+def workers(ancestor: int) -> list[int]:
+    """Spark's Python workers among the descendants of a process."""
+    import psutil
+
+    children = psutil.Process(ancestor).children(recursive=True)
+    return [child.pid for child in children if "pyspark.daemon" in " ".join(child.cmdline())]
+
+
+def stands_still(process: int) -> bool:
+    """Whether a process was stopped and not yet woken."""
+    import psutil
+
+    return bool(psutil.Process(process).status() == psutil.STATUS_STOPPED)
+
+
+@contextmanager
+def dying(death: Death | None) -> Iterator[None]:
+    """Have the process die at a point while the block runs."""
+    if death is None:
+        yield
+        return
+    module, name = POINTS[death.point]
+    owner: Any = import_module(module)
+    *outer, last = name.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    honest: Callable[..., Any] = getattr(owner, last)
+    calls = 0
+
+    def deadly(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        mine = calls == death.nth
+        if mine and death.when == "before":
+            die(death.how)
+        result = honest(*arguments, **options)
+        if mine and death.when == "after":
+            die(death.how)
+        return result
+
+    setattr(owner, last, deadly)
+    try:
+        yield
+    finally:
+        setattr(owner, last, honest)
+
+
+def run(job: str, arguments: list[str], death: Death | None) -> dict[str, Any]:
+    """Run a job as its command line does; return its exit code and what it said."""
+    from jobs.lake import cli
+
+    module = import_module(f"jobs.{job}")
+    out, err = io.StringIO(), io.StringIO()
+    code: Any = 0
+    with redirect_stdout(out), redirect_stderr(err), dying(death):
+        try:
+            cli.main(module.__doc__ or "", module.arguments, module.run, arguments)
+        except SystemExit as end:
+            code = end.code
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
+def append(driver: str, commits: str, *words: str) -> dict[str, Any]:
+    """Append to one table, a row a commit; return how many were acknowledged."""
+    import argparse
+    import traceback
+
+    from jobs.lake import cli, delta
+    from jobs.lake.delta import Transaction
+
+    parser = argparse.ArgumentParser()
+    for option in ("--lake", "--profile"):
+        parser.add_argument(option)
+    parser.add_argument("--set", action="append")
+    given = parser.parse_args(words)
+    context, done = cli.context(given.lake, given.profile, given.set), 0
+    try:
+        for commit in range(int(commits)):
+            row = context.spark.createDataFrame([(int(driver), commit)], "driver int, commit int")
+            delta.append(context.lake, row, context.lake.silver("appended"), Transaction(f"driver/{driver}", commit))
+            done += 1
+    except Exception:
+        return {"code": 4, "out": str(done), "err": traceback.format_exc()}
+    return {"code": 0, "out": str(done), "err": ""}
+
+
+def main() -> None:
+    """Carry out orders until there are no more."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what Spark prints is no answer
+    from jobs.lake import cli
+
+    print(json.dumps({"pid": os.getpid()}), file=answers)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order["job"] == "append":
+            print(json.dumps(append(*order["arguments"])), file=answers)
+            continue
+        if order["job"] == "warm up":
+            cli.context(profile="testing").spark.range(1).collect()
+            print(json.dumps({"code": 0, "out": "", "err": ""}), file=answers)
+            continue
+        death = Death(**order["death"]) if order["death"] else None
+        print(json.dumps(run(order["job"], order["arguments"], death)), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Processes that run jobs: one that is kept, and others that are there to die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from chaos.driver import Death
+
+_LONGEST = 600.0  # s that a job may take before it is killed: it hangs
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a job ended.
+
+    Attributes:
+        code: Its exit code; None if its process died.
+        out: What it printed as its result.
+        err: What it said.
+    """
+
+    code: int | None
+    out: str = ""
+    err: str = ""
+
+    @property
+    def died(self) -> bool:
+        """Whether its process died."""
+        return self.code is None
+
+
+class Driver:
+    """A process with a Spark session, which runs jobs as ``spark-submit.sh`` does."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+        self._log = log.open("a")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "chaos.driver"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,  # a group of its own, to be killed as a whole
+        )
+        self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, job: str, *arguments: str, death: Death | None = None) -> None:
+        """Have it run a job; :meth:`end` says how it ended."""
+        assert self._process.stdin
+        order = {"job": job, "arguments": arguments, "death": asdict(death) if death else None}
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:  # it is dead already, which end() will find
+            return
+
+    def end(self) -> Ran:
+        """Wait until the job has ended, or its process."""
+        watchdog = threading.Timer(_LONGEST, self.kill)
+        watchdog.start()
+        answer = self._answer()
+        watchdog.cancel()
+        return Ran(None) if answer is None else Ran(answer["code"], answer["out"], answer["err"])
+
+    def run(self, job: str, *arguments: str, death: Death | None = None) -> Ran:
+        """Run a job to its end."""
+        self.begin(job, *arguments, death=death)
+        return self.end()
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can run another job."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process, and its group."""
+        return self._process.pid
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the process, its JVM and its workers."""
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.kill(signal.SIGCONT)
+        self.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _answer(self) -> dict[str, Any] | None:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if line:
+            found: dict[str, Any] = json.loads(line)
+            return found
+        self._process.wait()
+        return None
+
+
+class Crew:
+    """The driver that is kept warm, and those that are there to die.
+
+    Attributes:
+        environment: What they are given beside this process's environment.
+    """
+
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        self._home, self.environment = home, environment
+        self._warm: Driver | None = None
+
+    def warm(self) -> Driver:
+        """The driver that runs what is not to be broken."""
+        if self._warm is None or not self._warm.lives:
+            self._warm = self._new("warm")
+        return self._warm
+
+    def victim(self) -> Driver:
+        """A driver that is there to be killed, with its session open."""
+        victim = self._new("victim")
+        victim.run("warm up")
+        return victim
+
+    def _new(self, name: str) -> Driver:
+        return Driver(self._home / f"{name}.log", self.environment)
+
+    def close(self) -> None:
+        """End all of them."""
+        if self._warm is not None:
+            self._warm.close()

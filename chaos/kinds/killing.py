@@ -1,0 +1,144 @@
+"""Runs that die: at named points, at any instant, by a worker's death, by order, or only for a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from chaos.driver import WHEN, Death, stands_still, workers
+from chaos.drivers import Ran
+from chaos.trial import Kind, ScenarioError, Step, Trial
+
+_POINTS = {
+    "silver": ("delta.append", "quarantine.append", "drift.record", "promotion.promote"),
+    "gold": ("delta.overwrite", "delta.upsert_in_time", "delta.upsert"),
+    "replay": ("delta.append", "quarantine.settle"),
+    "maintain": ("maintaining.expire", "maintaining.tidy"),
+}
+_COMMON = ("ledger.record", "delta.append_here", "leases.take", "leases.release")
+
+
+def _death(trial: Trial, steps: tuple[Step, ...], how: str) -> tuple[int, Death]:
+    """A job of the program, and a point that it comes by."""
+    place = trial.rng.choice([i for i, step in enumerate(steps) if step[0] != "arrive"])
+    job = steps[place][0]
+    points = _COMMON + (_POINTS["silver"] + _POINTS["gold"] if job == "pipeline" else _POINTS[job])
+    death = Death(trial.rng.choice(points), trial.rng.choice(WHEN), trial.rng.randint(1, 3), how)
+    trial.say(f"step {place}, {job}: {death}")
+    return place, death
+
+
+def _die(trial: Trial, how: str) -> Ran:
+    sample, steps = trial.sample(), trial.program()
+    expected, lake = trial.undisturbed(sample, steps), trial.lake()
+    place, death = _death(trial, steps, how)
+    trial.succeed(lake, sample, steps[:place])
+    ran = trial.do(lake, sample, steps[place], death=death)
+    trial.say("died" if ran.died else f"ended with {ran.code}")
+    trial.succeed(lake, sample, steps[place:])
+    trial.check(lake, expected)
+    return ran
+
+
+def at_point(trial: Trial) -> None:
+    """Killed before or after a named point, then run again."""
+    _die(trial, "kill")
+
+
+def by_order(trial: Trial) -> None:
+    """Ended by SIGTERM at a named point, then run again."""
+    ran = _die(trial, "term")
+    if ran.code not in (0, 143) or (ran.code == 143 and "stopped by SIGTERM" not in ran.err):
+        raise ScenarioError(f"SIGTERM ended with {ran.code}:\n{ran.err}")
+
+
+def of_worker(trial: Trial) -> None:
+    """Its Python workers are killed at a named point: Spark starts others."""
+    ran = _die(trial, "worker")
+    if ran.code != 0:
+        raise ScenarioError(f"without its workers it ended with {ran.code}:\n{ran.err}")
+
+
+def at_any_instant(trial: Trial) -> None:
+    """Killed after a random time, then run again."""
+    sample, steps = trial.sample(), trial.program()
+    expected, lake = trial.undisturbed(sample, steps), trial.lake()
+    place = trial.rng.choice([i for i, step in enumerate(steps) if step[0] != "arrive"])
+    after = trial.rng.uniform(0.0, 15.0)
+    trial.say(f"step {place}, {steps[place][0]}: kill after {after:.2f} s")
+    trial.succeed(lake, sample, steps[:place])
+    with trial.crew.victim() as victim:
+        victim.begin(steps[place][0], *trial.arguments(lake, steps[place]))
+        timer = threading.Timer(after, victim.kill)
+        timer.start()
+        ran = victim.end()
+        timer.cancel()
+    trial.say("died" if ran.died else f"ended with {ran.code}")
+    trial.succeed(lake, sample, steps[place:])
+    trial.check(lake, expected)
+
+
+def worker_at_any_instant(trial: Trial) -> None:
+    """A Python worker is killed again and again while jobs run; they succeed, or say why not, and are run again."""
+    sample, steps = trial.sample("accelerometer", "devices", "waterways"), trial.program("pipeline", "stages")
+    expected, lake = trial.undisturbed(sample, steps), trial.lake()
+    every, done = trial.rng.uniform(0.3, 2.0), threading.Event()
+    trial.say(f"a worker every {every:.2f} s")
+    driver = trial.crew.warm()
+
+    def hunt() -> None:
+        while not done.wait(every):
+            for number in workers(driver.pid)[-1:]:
+                os.kill(number, signal.SIGKILL)
+
+    hunter = threading.Thread(target=hunt)
+    hunter.start()
+    try:
+        for step in steps:
+            ran = trial.do(lake, sample, step)
+            trial.say(f"{step[0]} ended with {ran.code}")
+            if ran.code not in (0, 3, 4) or (ran.code and "LH" not in ran.err):
+                raise ScenarioError(f"{' '.join(step)} ended with {ran.code}:\n{ran.err}")
+    finally:
+        done.set()
+        hunter.join()
+    trial.succeed(lake, sample, [step for step in steps if step[0] != "arrive"])
+    trial.check(lake, expected)
+
+
+def asleep(trial: Trial) -> None:
+    """Stopped within a write, for longer than its lease lasts; another run takes over; the first wakes up."""
+    sample, steps = trial.sample(), trial.program("pipeline", "stages")
+    expected, lake = trial.undisturbed(sample, steps), trial.lake()
+    place, death = _death(trial, steps, "stop")
+    trial.succeed(lake, sample, steps[:place])
+    ended: list[Ran] = []
+    with trial.crew.victim() as victim:
+        victim.begin(steps[place][0], *trial.arguments(lake, steps[place]), death=death)
+        waiter = threading.Thread(target=lambda: ended.append(victim.end()))
+        waiter.start()
+        while waiter.is_alive() and not stands_still(victim.pid):
+            time.sleep(0.05)
+        trial.say("it slept" if waiter.is_alive() else "it never slept")
+        trial.succeed(lake, sample, steps[place : place + 1])
+        victim.kill(signal.SIGCONT)
+        waiter.join(300)
+    if not ended:
+        raise ScenarioError("the run that woke up did not end")
+    trial.say(f"the first ended with {ended[0].code}")
+    if ended[0].code not in (0, 3):
+        raise ScenarioError(f"the run that woke up ended with {ended[0].code}:\n{ended[0].err}")
+    trial.succeed(lake, sample, steps[place:])
+    trial.check(lake, expected)
+
+
+KINDS = (
+    Kind("kill-at-point", "SIGKILL of the driver before or after a named point", at_point),
+    Kind("kill-at-any-instant", "SIGKILL of the driver after a random time", at_any_instant),
+    Kind("kill-worker-at-point", "SIGKILL of the Python workers at a named point", of_worker),
+    Kind("kill-worker", "SIGKILL of a Python worker every second or so", worker_at_any_instant),
+    Kind("term", "SIGTERM at a named point", by_order),
+    Kind("asleep", "a driver stands still, another takes over, the first wakes up", asleep),
+)

@@ -1,0 +1,99 @@
+"""Small bronzes, each made once from a seed, that arrive in a lake part by part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+
+from jobs.lake.layout import Lake
+from sim.base import parameters_from, write, write_truth
+from sim.catalog import SIMULATORS
+from sim.faults import FaultParameters
+from sim.writers import LocalWriter
+
+_FIRST_ARRIVAL = 1_780_272_000  # s since 1970, after all that is simulated: a file a minute
+PARTS = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A bronze.
+
+    Attributes:
+        dataset: Its dataset.
+        values: Parameters of its simulator.
+        dirt: Share of its rows, and files, that are spoiled.
+    """
+
+    dataset: str
+    values: Mapping[str, object]
+    dirt: float = 0.03
+
+    def made(self, home: Path) -> Path:
+        """Its folder, a lake with nothing but bronze; made if need be."""
+        folder = home / "samples" / self.dataset
+        if not folder.exists():
+            partial = folder.with_name(f".{self.dataset}-{os.getpid()}")
+            simulator = SIMULATORS[self.dataset]
+            faults = FaultParameters(seed=7, rows=self.dirt, files=self.dirt)
+            parameters, writer = parameters_from(simulator, self.values), LocalWriter(partial)
+            for _ in write(simulator, parameters, writer, faults=faults):
+                continue
+            write_truth(simulator, parameters, writer)
+            partial.rename(folder)
+        return folder
+
+    def files(self, home: Path) -> list[str]:
+        """Names of its files below the lake, in order of their arrival."""
+        folder = self.made(home)
+        found = (path.relative_to(folder).as_posix() for path in (folder / "bronze" / self.dataset).rglob("*"))
+        return sorted(name for name in found if (folder / name).is_file())
+
+    def part(self, home: Path, number: int) -> list[str]:
+        """The files of one part."""
+        names = self.files(home)
+        size = -(-len(names) // PARTS)
+        return names[number * size : (number + 1) * size]
+
+    def arrive(self, home: Path, lake: Lake, number: int) -> None:
+        """Have a part arrive in a lake, in order: with times that are the same in every lake, if it is a folder."""
+        folder, order = self.made(home), self.files(home)
+        for name in self.part(home, number):
+            put(lake, name, (folder / name).read_bytes(), order.index(name))
+        for path in (folder / "bronze" / "_truth").rglob("*") if number == 0 else ():
+            if path.is_file():
+                put(lake, path.relative_to(folder).as_posix(), path.read_bytes(), 0)
+
+
+def put(lake: Lake, name: str, content: bytes, minute: int) -> None:
+    """Write a file of bronze as if it had arrived in this minute; S3 says itself when it did."""
+    if lake.on_s3:
+        bucket, _, prefix = lake.uri.removeprefix("s3a://").partition("/")
+        boto3.client("s3", endpoint_url=lake.s3.endpoint).put_object(
+            Bucket=bucket, Key=f"{prefix}/{name}", Body=content
+        )
+        return
+    path = Path(lake.uri) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    at = _FIRST_ARRIVAL + 60 * minute
+    os.utime(path, (at, at))
+
+
+_START = {"start": "2026-01-01T00:00:00Z", "seed": 7}
+SAMPLES = {
+    sample.dataset: sample
+    for sample in (
+        Sample(
+            "accelerometer", {**_START, "start": "2026-01-01T00:59:30Z", "entities": 2, "duration": "1m", "rate_hz": 50}
+        ),
+        Sample("devices", {**_START, "entities": 4, "duration": "6h", "interval_seconds": 300, "rollout_days": 0.2}),
+        Sample("fleet", {**_START, "entities": 2, "duration": "1h"}),
+        Sample("turbofan", {"entities": 4, "seed": 7}),
+        Sample("waterways", {**_START, "duration": "20m", "rate_hz": 1}),
+    )
+}

@@ -1,0 +1,104 @@
+"""Where lakes are: folders, file systems that are small, and buckets behind a proxy that makes trouble."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+
+import boto3
+
+from chaos.proxy import Proxy
+
+KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+"""What opens moto's server, and nothing else."""
+
+
+class Stores:
+    """The S3 API and its proxy, started when they are first asked for."""
+
+    @cached_property
+    def server(self) -> tuple[subprocess.Popen[bytes], str]:
+        """The server of moto, and its address."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=quiet, stderr=quiet
+        )
+        deadline = time.monotonic() + 60
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("moto's server does not answer")
+            time.sleep(0.1)
+        return process, f"http://127.0.0.1:{port}"
+
+    @property
+    def endpoint(self) -> str:
+        """The store itself, where nothing is spoiled."""
+        return self.server[1]
+
+    @cached_property
+    def proxy(self) -> Proxy:
+        """The way to it that the jobs take."""
+        return Proxy(self.endpoint)
+
+    def bucket(self, name: str) -> str:
+        """A new bucket."""
+        boto3.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=name)
+        return name
+
+    def close(self) -> None:
+        """Stop what was started."""
+        if "proxy" in vars(self):
+            self.proxy.close()
+        if "server" in vars(self):
+            self.server[0].terminate()
+            self.server[0].wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Disk:
+    """A file system of a few megabytes, in memory."""
+
+    def __init__(self, place: Path, megabytes: int) -> None:
+        self.place = place
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)], check=True)
+
+    def fill(self, leaving: int) -> None:
+        """Leave only so many bytes."""
+        import shutil
+
+        free = shutil.disk_usage(self.place).free
+        (self.place / "ballast").write_bytes(bytes(max(free - leaving, 0)))
+
+    def empty(self) -> None:
+        """Give the room back."""
+        (self.place / "ballast").unlink()
+
+    def close(self) -> None:
+        """Unmount it."""
+        subprocess.run(["umount", str(self.place)], check=True)
+
+
+def no_mounts() -> str:
+    """Why no file system can be mounted; empty if one can."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        tried = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+        )
+        if tried.returncode != 0:
+            return "a file system of its own needs the right to mount one"
+        subprocess.run(["umount", place], check=True)
+    return ""
