@@ -101,10 +101,14 @@ def test_delta_uri() -> None:
 
 def test_delta_options() -> None:
     assert Lake.parse("/x").delta_options() == {}
-    assert Lake.parse("s3://b").delta_options() == {"AWS_REGION": "us-east-1"}
-    there = S3Settings(endpoint="http://127.0.0.1:9000", region="eu-west-1")
+    bounds = {"timeout": "60.0s", "connect_timeout": "10.0s", "max_retries": "4"}
+    assert Lake.parse("s3://b").delta_options() == {"AWS_REGION": "us-east-1", **bounds}
+    there = S3Settings(endpoint="http://127.0.0.1:9000", region="eu-west-1", timeout_seconds=3, attempts=1)
     assert Lake.parse("s3://b", there).delta_options() == {
         "AWS_REGION": "eu-west-1",
+        "timeout": "3.0s",
+        "connect_timeout": "3.0s",
+        "max_retries": "0",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
         "AWS_ALLOW_HTTP": "true",
     }
