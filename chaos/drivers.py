@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +43,7 @@ class Driver:
     """A process with a Spark session, which runs jobs as ``spark-submit.sh`` does."""
 
     def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
-        self._log = log.open("a")
+        self._log, self._at_work = log.open("a"), False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chaos.driver"],
             stdin=subprocess.PIPE,
@@ -63,6 +64,9 @@ class Driver:
     def begin(self, job: str, *arguments: str, death: Death | None = None) -> None:
         """Have it run a job; :meth:`end` says how it ended."""
         assert self._process.stdin
+        if self._at_work:
+            self.end()
+        self._at_work = True
         order = {"job": job, "arguments": arguments, "death": asdict(death) if death else None}
         try:
             self._process.stdin.write(json.dumps(order) + "\n")
@@ -74,7 +78,7 @@ class Driver:
         """Wait until the job has ended, or its process."""
         watchdog = threading.Timer(_LONGEST, self.kill)
         watchdog.start()
-        answer = self._answer()
+        answer, self._at_work = self._answer(), False
         watchdog.cancel()
         return Ran(None) if answer is None else Ran(answer["code"], answer["out"], answer["err"])
 
@@ -127,6 +131,7 @@ class Crew:
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self._home, self.environment = home, environment
         self._warm: Driver | None = None
+        self._spare: Driver | None = None
 
     def warm(self) -> Driver:
         """The driver that runs what is not to be broken."""
@@ -134,16 +139,27 @@ class Crew:
             self._warm = self._new("warm")
         return self._warm
 
-    def victim(self) -> Driver:
-        """A driver that is there to be killed, with its session open."""
-        victim = self._new("victim")
-        victim.run("warm up")
-        return victim
+    @contextmanager
+    def victim(self) -> Iterator[Driver]:
+        """A driver that may be killed while the block runs; the next one is started after it."""
+        victim, self._spare = self._spare or self.another(), None
+        try:
+            yield victim
+        finally:
+            victim.close()
+            self._spare = self.another()
+
+    def another(self) -> Driver:
+        """A driver of one's own, which opens its session."""
+        driver = self._new("victim")
+        driver.begin("warm up")
+        return driver
 
     def _new(self, name: str) -> Driver:
         return Driver(self._home / f"{name}.log", self.environment)
 
     def close(self) -> None:
         """End all of them."""
-        if self._warm is not None:
-            self._warm.close()
+        for driver in (self._warm, self._spare):
+            if driver is not None:
+                driver.close()

@@ -15,6 +15,7 @@ from chaos.driver import Death
 from chaos.drivers import Crew, Ran
 from chaos.samples import SAMPLES, Sample
 from chaos.stores import Stores
+from jobs.catalog import GOLD
 from jobs.lake.config import LeaseSettings, S3Settings
 from jobs.lake.layout import Lake
 
@@ -25,13 +26,27 @@ PROGRAMS: Mapping[str, tuple[Step, ...]] = {
     "pipeline": (("arrive", "0"), ("pipeline",), ("arrive", "1"), ("pipeline",)),
     "stages": (
         ("arrive", "0"),
-        ("silver", "--dataset", "all"),
+        ("silver", "--dataset", "DATASET"),
+        ("gold", "--table", "TABLE"),
         ("arrive", "1"),
-        ("silver", "--dataset", "all"),
-        ("gold", "--table", "all"),
+        ("silver", "--dataset", "DATASET"),
+        ("gold", "--table", "TABLE"),
     ),
-    "replay": (("arrive", "0"), ("arrive", "1"), ("pipeline",), ("replay", "--dataset", "all"), ("pipeline",)),
-    "maintain": (("arrive", "0"), ("pipeline",), ("arrive", "1"), ("pipeline",), ("maintain", "--table", "all")),
+    "replay": (
+        ("arrive", "0"),
+        ("arrive", "1"),
+        ("silver", "--dataset", "DATASET"),
+        ("replay", "--dataset", "DATASET"),
+        ("gold", "--table", "TABLE"),
+    ),
+    "maintain": (
+        ("arrive", "0"),
+        ("silver", "--dataset", "DATASET"),
+        ("arrive", "1"),
+        ("silver", "--dataset", "DATASET"),
+        ("maintain", "--table", "silver/DATASET"),
+        ("gold", "--table", "TABLE"),
+    ),
 }
 """What is done to a lake, undisturbed or not."""
 
@@ -75,11 +90,13 @@ class Trial:
         self.say(sample.dataset)
         return sample
 
-    def program(self, *among: str) -> tuple[Step, ...]:
-        """A program by chance."""
+    def program(self, sample: Sample, *among: str) -> tuple[Step, ...]:
+        """A program by chance, for a sample."""
         name = self.rng.choice(among or [*PROGRAMS])
         self.say(f"program {name}")
-        return PROGRAMS[name]
+        table = next(table.name for table in GOLD.values() if table.dataset == sample.dataset)
+        named = {"DATASET": sample.dataset, "silver/DATASET": f"silver/{sample.dataset}", "TABLE": table}
+        return tuple(tuple(named.get(word, word) for word in step) for step in PROGRAMS[name])
 
     def lake(self) -> Lake:
         """An empty lake in a folder."""

@@ -31,7 +31,8 @@ def _death(trial: Trial, steps: tuple[Step, ...], how: str) -> tuple[int, Death]
 
 
 def _die(trial: Trial, how: str) -> Ran:
-    sample, steps = trial.sample(), trial.program()
+    sample = trial.sample()
+    steps = trial.program(sample)
     expected, lake = trial.undisturbed(sample, steps), trial.lake()
     place, death = _death(trial, steps, how)
     trial.succeed(lake, sample, steps[:place])
@@ -63,7 +64,8 @@ def of_worker(trial: Trial) -> None:
 
 def at_any_instant(trial: Trial) -> None:
     """Killed after a random time, then run again."""
-    sample, steps = trial.sample(), trial.program()
+    sample = trial.sample()
+    steps = trial.program(sample)
     expected, lake = trial.undisturbed(sample, steps), trial.lake()
     place = trial.rng.choice([i for i, step in enumerate(steps) if step[0] != "arrive"])
     after = trial.rng.uniform(0.0, 15.0)
@@ -82,7 +84,8 @@ def at_any_instant(trial: Trial) -> None:
 
 def worker_at_any_instant(trial: Trial) -> None:
     """A Python worker is killed again and again while jobs run; they succeed, or say why not, and are run again."""
-    sample, steps = trial.sample("accelerometer", "devices", "waterways"), trial.program("pipeline", "stages")
+    sample = trial.sample("accelerometer", "devices", "waterways")
+    steps = trial.program(sample, "pipeline", "stages")
     expected, lake = trial.undisturbed(sample, steps), trial.lake()
     every, done = trial.rng.uniform(0.3, 2.0), threading.Event()
     trial.say(f"a worker every {every:.2f} s")
@@ -110,7 +113,8 @@ def worker_at_any_instant(trial: Trial) -> None:
 
 def asleep(trial: Trial) -> None:
     """Stopped within a write, for longer than its lease lasts; another run takes over; the first wakes up."""
-    sample, steps = trial.sample(), trial.program("pipeline", "stages")
+    sample = trial.sample()
+    steps = trial.program(sample, "pipeline", "stages")
     expected, lake = trial.undisturbed(sample, steps), trial.lake()
     place, death = _death(trial, steps, "stop")
     trial.succeed(lake, sample, steps[:place])
