@@ -19,7 +19,7 @@ def test_check__every_tool_sees_what_it_is_there_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copy(check.ROOT / "pyproject.toml", tmp_path)
-    for package in ("bench", "docs", "jobs", "sim"):
+    for package in ("bench", "chaos", "docs", "jobs", "sim"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text(f'"""{package}."""\n')
     (tmp_path / "sim" / "bad.py").write_text('"""Bad."""\n\nimport os\nimport jobs\nNUMBER:int = "one"\n')
