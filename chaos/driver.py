@@ -42,8 +42,7 @@ class Death:
         when: One of :data:`WHEN`.
         nth: Which call.
         how: ``kill``: the process and all of its children, by SIGKILL; ``stop``: they stand still by SIGSTOP, until
-            somebody wakes them; ``worker``: its Python workers only; ``term``: SIGTERM to the process; ``vanish PATH``
-            and ``grow PATH``: it lives, and the file is gone, or grows.
+            somebody wakes them; ``worker``: its Python workers only; ``term``: SIGTERM to the process.
     """
 
     point: str
@@ -57,13 +56,7 @@ class Death:
 
 def die(how: str) -> None:
     """Die, or have the workers do so."""
-    how, _, path = how.partition(" ")
     match how:
-        case "vanish":
-            os.unlink(path)
-        case "grow":
-            with open(path, "ab") as file:
-                file.write(bytes(1000))
         case "kill":
             os.killpg(0, signal.SIGKILL)
         case "stop":
@@ -137,30 +130,6 @@ def run(job: str, arguments: list[str], death: Death | None) -> dict[str, Any]:
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 
-def append(driver: str, commits: str, *words: str) -> dict[str, Any]:
-    """Append to one table, a row a commit; return how many were acknowledged."""
-    import argparse
-    import traceback
-
-    from jobs.lake import cli, delta
-    from jobs.lake.delta import Transaction
-
-    parser = argparse.ArgumentParser()
-    for option in ("--lake", "--profile"):
-        parser.add_argument(option)
-    parser.add_argument("--set", action="append")
-    given = parser.parse_args(words)
-    context, done = cli.context(given.lake, given.profile, given.set), 0
-    try:
-        for commit in range(int(commits)):
-            row = context.spark.createDataFrame([(int(driver), commit)], "driver int, commit int")
-            delta.append(context.lake, row, context.lake.silver("appended"), Transaction(f"driver/{driver}", commit))
-            done += 1
-    except Exception:
-        return {"code": 4, "out": str(done), "err": traceback.format_exc()}
-    return {"code": 0, "out": str(done), "err": ""}
-
-
 def main() -> None:
     """Carry out orders until there are no more."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -170,9 +139,6 @@ def main() -> None:
     print(json.dumps({"pid": os.getpid()}), file=answers)
     for line in sys.stdin:
         order = json.loads(line)
-        if order["job"] == "append":
-            print(json.dumps(append(*order["arguments"])), file=answers)
-            continue
         if order["job"] == "warm up":
             cli.context(profile="testing").spark.range(1).collect()
             print(json.dumps({"code": 0, "out": "", "err": ""}), file=answers)

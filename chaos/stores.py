@@ -1,4 +1,4 @@
-"""Where lakes are: folders, file systems that are small, and buckets behind a proxy that makes trouble."""
+"""Where lakes are that are in no folder: buckets, behind a proxy that makes trouble."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from functools import cached_property
-from pathlib import Path
 
 import boto3
 
@@ -64,41 +63,3 @@ class Stores:
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Disk:
-    """A file system of a few megabytes, in memory."""
-
-    def __init__(self, place: Path, megabytes: int) -> None:
-        self.place = place
-        place.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)], check=True)
-
-    def fill(self, leaving: int) -> None:
-        """Leave only so many bytes."""
-        import shutil
-
-        free = shutil.disk_usage(self.place).free
-        (self.place / "ballast").write_bytes(bytes(max(free - leaving, 0)))
-
-    def empty(self) -> None:
-        """Give the room back."""
-        (self.place / "ballast").unlink()
-
-    def close(self) -> None:
-        """Unmount it."""
-        subprocess.run(["umount", str(self.place)], check=True)
-
-
-def no_mounts() -> str:
-    """Why no file system can be mounted; empty if one can."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as place:
-        tried = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
-        )
-        if tried.returncode != 0:
-            return "a file system of its own needs the right to mount one"
-        subprocess.run(["umount", place], check=True)
-    return ""

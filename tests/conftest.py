@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +11,12 @@ import boto3
 import pytest
 from pyspark.sql import SparkSession
 
+from chaos.stores import KEYS, Stores
 from jobs.lake import cli
 from jobs.lake.cli import Context
 
 os.environ["TZ"] = "UTC"
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or workers take whatever python3 is first on PATH
-_KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="session")
@@ -36,30 +33,16 @@ def s3_endpoint() -> Iterator[str]:
 
     A process of its own: a client that keeps Python's lock while it waits would wait for a thread forever.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        deadline = time.monotonic() + 60
-        while not _listens(port):
-            assert server.poll() is None, "moto's server ended"
-            assert time.monotonic() < deadline, "moto's server does not answer"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+    stores = Stores()
+    yield stores.endpoint
+    stores.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def aws_keys() -> Iterator[None]:
     """Keys that open moto and nothing else; set before the JVM starts, which reads them from its environment."""
-    before = {name: os.environ.get(name) for name in _KEYS}
-    os.environ.update(_KEYS)
+    before = {name: os.environ.get(name) for name in KEYS}
+    os.environ.update(KEYS)
     yield
     for name, value in before.items():
         if value is None:

@@ -304,7 +304,6 @@ def _confirmed(
         rows = first[of, None] + np.arange(n)
         recorded[of] = spectra.sine_amplitude(times_us[rows] / 1e6, values[rows], hz[of])
     return (np.isnan(hz) | (np.abs(amplitude - recorded) <= _CONFIRMED * recorded)).T
-    return np.isnan(hz) | (np.abs(amplitude - recorded) <= _CONFIRMED * recorded)
 
 
 def _table(sensor: pa.Array, columns: Columns, bands: tuple[str, ...]) -> pa.Table:

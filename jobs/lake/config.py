@@ -40,6 +40,11 @@ class S3Settings(_Section):
     encryption: str = Field("", pattern="^(|AES256|aws:kms)$", description="Server-side encryption of bronze")
     kms_key_id: str = Field("", description="KMS key for encryption aws:kms; empty for the account's own")
 
+    @property
+    def connect_seconds(self) -> float:
+        """How long a connection is waited for: a store that is there takes one up at once."""
+        return min(10.0, self.timeout_seconds)
+
 
 class LeaseSettings(_Section):
     """One run at a time writes a table: how long one holds it, and how long another waits."""

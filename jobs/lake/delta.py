@@ -148,8 +148,10 @@ def holding(lake: Lake, *tables: str) -> Iterator[None]:
 
     Raises:
         HeldError: Another run writes one of them.
+        TakenOverError: Another run has taken over a table that this one held.
     """
     with leases.hold(lake, *tables, on_take_over=lambda table: _fence(lake, table)):
+        leases.check(lake)
         yield
 
 
@@ -175,12 +177,12 @@ def persist(lake: Lake, write: Callable[[], T], path: str) -> T:
     """
     with holding(lake, lake.relative(path)):
         for attempt in range(_ATTEMPTS):
-            leases.check(lake)
             try:
                 return write()
             except _CONFLICTS as error:
                 conflict = error
             time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt)
+            leases.check(lake)
     raise MachineError(
         f"{path} could not be written in {_ATTEMPTS} attempts",
         why=f"other runs write the same rows: {type(conflict).__name__}",
@@ -221,7 +223,6 @@ def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction)
     if done is not None and done >= transaction.number:
         return
     with holding(lake, lake.relative(path)):
-        leases.check(lake)
         deltalake.write_deltalake(
             lake.delta_uri(path),
             rows,

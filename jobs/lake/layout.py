@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from sim.writers import Writer
 
 
-_CONNECT_SECONDS = 10.0
-
-
 @dataclass(frozen=True)
 class Lake:
     """A lake at a URI: a folder or ``s3a://bucket/prefix``.
@@ -114,7 +111,7 @@ class Lake:
             region=self.s3.region,
             endpoint_override=host or None,
             scheme=scheme or "https",
-            connect_timeout=min(_CONNECT_SECONDS, self.s3.timeout_seconds),
+            connect_timeout=self.s3.connect_seconds,
             request_timeout=self.s3.timeout_seconds,
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=self.s3.attempts),
         )
@@ -136,7 +133,7 @@ class Lake:
         options = {
             "AWS_REGION": self.s3.region,
             "timeout": f"{self.s3.timeout_seconds}s",
-            "connect_timeout": f"{min(_CONNECT_SECONDS, self.s3.timeout_seconds)}s",
+            "connect_timeout": f"{self.s3.connect_seconds}s",
             "max_retries": str(self.s3.attempts - 1),
         }
         if self.s3.endpoint:
@@ -157,7 +154,7 @@ class Lake:
             "region": self.s3.region,
             "max_attempts": self.s3.attempts,
             "read_timeout": self.s3.timeout_seconds,
-            "connect_timeout": min(_CONNECT_SECONDS, self.s3.timeout_seconds),
+            "connect_timeout": self.s3.connect_seconds,
         }
         if self.s3.encryption:
             options |= {"encryption": self.s3.encryption, "kms_key_id": self.s3.kms_key_id or None}

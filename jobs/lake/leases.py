@@ -140,17 +140,17 @@ class Lease:
             processes=_processes(),
         )
         made = self._writer.create(place, _written(self._holder))
-        highest, there = self._last()
-        # The answer to a request that did create it may be lost; and a number that was free because it is old, and
-        # was tidied away, does not count.
-        if highest != number or there is None or there.token != self._holder.token:
-            if made:
+        if not made:  # or it was, and the answer is lost
+            _, there = self._last()
+            made = there is not None and there.token == self._holder.token
+        numbers = self._numbers()
+        if not made or numbers[-1:] != [number]:
+            if made:  # a number that was free because it is old, and was tidied away
                 self._writer.delete(place)
             return False
         self._number, self._sure_until = number, begun + self._holder.seconds
-        for old in self._numbers():
-            if old < number:
-                self._writer.delete(self._place(old))
+        for old in numbers[:-1]:
+            self._writer.delete(self._place(old))
         return True
 
     def check(self) -> None:
@@ -160,10 +160,9 @@ class Lease:
             TakenOverError: It is not, or nobody can tell.
         """
         if self._lost_to is None and now() < self._sure_until:
-            number, last = self._last()
-            if number == self._number:
+            if self._numbers()[-1:] == [self._number]:
                 return
-            self._lost_to = last
+            _, self._lost_to = self._last()
         raise TakenOverError(
             f"{self.table} was taken over by {self._lost_to}"
             if self._lost_to
@@ -256,7 +255,6 @@ def _enter(lake: Lake, table: str, on_take_over: Callable[[str], None] | None) -
         lease = _held.get((lake.uri, table))
         if lease is not None:
             lease._uses += 1
-            lease.check()
             return lease
         lease = Lease(lake, table)
         lease.take()
