@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -72,8 +72,11 @@ def workers(ancestor: int) -> list[int]:
     """Spark's Python workers among the descendants of a process."""
     import psutil
 
-    children = psutil.Process(ancestor).children(recursive=True)
-    return [child.pid for child in children if "pyspark.daemon" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(ancestor).children(recursive=True):
+        with suppress(psutil.Error):  # it has ended by now
+            found += [child.pid] if "pyspark.daemon" in " ".join(child.cmdline()) else []
+    return found
 
 
 def stands_still(process: int) -> bool:
@@ -116,18 +119,28 @@ def dying(death: Death | None) -> Iterator[None]:
 
 
 def run(job: str, arguments: list[str], death: Death | None) -> dict[str, Any]:
-    """Run a job as its command line does; return its exit code and what it said."""
+    """Run a job of ``jobs``, or a module by its whole name, as its command line does; return how it ended."""
     from jobs.lake import cli
 
-    module = import_module(f"jobs.{job}")
+    module = import_module(job if "." in job else f"jobs.{job}")
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
+    _forget()
     with redirect_stdout(out), redirect_stderr(err), dying(death):
         try:
             cli.main(module.__doc__ or "", module.arguments, module.run, arguments)
         except SystemExit as end:
             code = end.code
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
+def _forget() -> None:
+    """Have Delta forget the tables it has seen, as a new process would: another lake may be at their place."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session:
+        session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from chaos.driver import Death
+from chaos.driver import Death, stands_still
 
 _LONGEST = 600.0  # s that a job may take before it is killed: it hangs
 
@@ -82,10 +83,29 @@ class Driver:
         watchdog.cancel()
         return Ran(None) if answer is None else Ran(answer["code"], answer["out"], answer["err"])
 
-    def run(self, job: str, *arguments: str, death: Death | None = None) -> Ran:
-        """Run a job to its end."""
+    def run(
+        self,
+        job: str,
+        *arguments: str,
+        death: Death | None = None,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Ran:
+        """Run a job to its end; one that is to stand still at a point is woken when something else has been done.
+
+        If it never comes by that point, the other thing is done all the same, at its end.
+        """
         self.begin(job, *arguments, death=death)
-        return self.end()
+        if meanwhile is None:
+            return self.end()
+        ended: list[Ran] = []
+        waiter = threading.Thread(target=lambda: ended.append(self.end()))
+        waiter.start()
+        while waiter.is_alive() and not stands_still(self.pid):
+            time.sleep(0.05)
+        meanwhile()
+        self.kill(signal.SIGCONT)
+        waiter.join()
+        return ended[0]
 
     @property
     def lives(self) -> bool:

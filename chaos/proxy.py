@@ -49,6 +49,9 @@ class Trouble:
     def __post_init__(self) -> None:
         self._lock, self._seen = threading.Lock(), 0
 
+    def __str__(self) -> str:
+        return f"{self.how}, {self.times} of {'/'.join(self.methods)} {self.path} after {self.after}"
+
     def befalls(self, method: str, path: str) -> bool:
         """Whether it befalls a request; counts it."""
         if method not in self.methods or not re.search(self.path, path):

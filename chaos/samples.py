@@ -15,7 +15,7 @@ from sim.catalog import SIMULATORS
 from sim.faults import FaultParameters
 from sim.writers import LocalWriter
 
-_FIRST_ARRIVAL = 1_780_272_000  # s since 1970, after all that is simulated: a file a minute
+FIRST_ARRIVAL = 1_780_272_000  # s since 1970, after all that is simulated: a file a minute
 PARTS = 2
 
 
@@ -26,30 +26,30 @@ class Sample:
     Attributes:
         dataset: Its dataset.
         values: Parameters of its simulator.
+        files_per_batch: So many that a part of it is two batches.
         dirt: Share of its rows, and files, that are spoiled.
     """
 
     dataset: str
     values: Mapping[str, object]
+    files_per_batch: int = 2
     dirt: float = 0.03
 
-    def made(self, home: Path) -> Path:
-        """Its folder, a lake with nothing but bronze; made if need be."""
-        folder = home / "samples" / self.dataset
-        if not folder.exists():
-            partial = folder.with_name(f".{self.dataset}-{os.getpid()}")
-            simulator = SIMULATORS[self.dataset]
-            faults = FaultParameters(seed=7, rows=self.dirt, files=self.dirt)
-            parameters, writer = parameters_from(simulator, self.values), LocalWriter(partial)
-            for _ in write(simulator, parameters, writer, faults=faults):
-                continue
-            write_truth(simulator, parameters, writer)
-            partial.rename(folder)
-        return folder
+    def make(self, home: Path) -> None:
+        """Make its folder, a lake with nothing but bronze."""
+        simulator, writer = SIMULATORS[self.dataset], LocalWriter(self.folder(home))
+        parameters = parameters_from(simulator, self.values)
+        for _ in write(simulator, parameters, writer, faults=FaultParameters(seed=7, rows=self.dirt, files=self.dirt)):
+            continue
+        write_truth(simulator, parameters, writer)
+
+    def folder(self, home: Path) -> Path:
+        """Where it is."""
+        return home / "samples" / self.dataset
 
     def files(self, home: Path) -> list[str]:
         """Names of its files below the lake, in order of their arrival."""
-        folder = self.made(home)
+        folder = self.folder(home)
         found = (path.relative_to(folder).as_posix() for path in (folder / "bronze" / self.dataset).rglob("*"))
         return sorted(name for name in found if (folder / name).is_file())
 
@@ -61,7 +61,7 @@ class Sample:
 
     def arrive(self, home: Path, lake: Lake, number: int) -> None:
         """Have a part arrive in a lake, in order: with times that are the same in every lake, if it is a folder."""
-        folder, order = self.made(home), self.files(home)
+        folder, order = self.folder(home), self.files(home)
         for name in self.part(home, number):
             put(lake, name, (folder / name).read_bytes(), order.index(name))
         for path in (folder / "bronze" / "_truth").rglob("*") if number == 0 else ():
@@ -80,7 +80,7 @@ def put(lake: Lake, name: str, content: bytes, minute: int) -> None:
     path = Path(lake.uri) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    at = _FIRST_ARRIVAL + 60 * minute
+    at = FIRST_ARRIVAL + 60 * minute
     os.utime(path, (at, at))
 
 
@@ -89,7 +89,9 @@ SAMPLES = {
     sample.dataset: sample
     for sample in (
         Sample(
-            "accelerometer", {**_START, "start": "2026-01-01T00:59:30Z", "entities": 2, "duration": "1m", "rate_hz": 50}
+            "accelerometer",
+            {**_START, "start": "2026-01-01T00:59:30Z", "entities": 2, "duration": "1m", "rate_hz": 50},
+            files_per_batch=6,
         ),
         Sample("devices", {**_START, "entities": 4, "duration": "6h", "interval_seconds": 300, "rollout_days": 0.2}),
         Sample("fleet", {**_START, "entities": 2, "duration": "1h"}),

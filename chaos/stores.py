@@ -1,12 +1,15 @@
-"""Where lakes are that are in no folder: buckets, behind a proxy that makes trouble."""
+"""Where lakes are: file systems that are small, and buckets behind a proxy that makes trouble."""
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cached_property
+from pathlib import Path
 
 import boto3
 
@@ -63,3 +66,43 @@ class Stores:
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Disk:
+    """A file system of a few megabytes, in memory.
+
+    Attributes:
+        place: Its folder.
+    """
+
+    def __init__(self, place: Path, megabytes: int) -> None:
+        self.place = place
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)], check=True)
+
+    def fill(self, leaving: int) -> None:
+        """Leave only so many bytes."""
+        free = shutil.disk_usage(self.place).free
+        (self.place / "ballast").write_bytes(bytes(max(free - leaving, 0)))
+
+    def empty(self) -> None:
+        """Give the room back."""
+        (self.place / "ballast").unlink()
+
+    def close(self) -> None:
+        """Unmount it."""
+        subprocess.run(["umount", str(self.place)], check=True)
+
+
+def no_mounts() -> str:
+    """Why no file system can be mounted; empty if one can."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+        try:
+            tried = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return "there is no mount command"
+        if tried.returncode != 0:
+            return f"a file system of its own cannot be mounted: {tried.stderr.strip()}"
+        subprocess.run(["umount", folder], check=True)
+    return ""

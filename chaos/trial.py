@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,10 +50,12 @@ PROGRAMS: Mapping[str, tuple[Step, ...]] = {
         ("gold", "--table", "TABLE"),
     ),
 }
-"""What is done to a lake, undisturbed or not."""
+"""What is done to a lake, undisturbed or not. Whichever it is, the same tables come of it."""
 
-# Two batches a part, and leases that a run which is gone does not keep for long.
-_SETTINGS = ("silver.max_files_per_batch=2", "leases.seconds=5", "leases.wait_seconds=60")
+PIPELINE = PROGRAMS["pipeline"]
+
+_LEASES = LeaseSettings(seconds=5)  # a run that is gone does not keep them for long
+_SETTINGS = (f"leases.seconds={_LEASES.seconds}", "leases.wait_seconds=60")
 # What a client waits for, and how often it tries: less than a scenario's silence.
 _IMPATIENT = ("s3.timeout_seconds=3", "s3.attempts=3")
 
@@ -60,24 +64,58 @@ class ScenarioError(AssertionError):
     """Something that must hold does not."""
 
 
+class References:
+    """What lakes are like that nothing disturbed: one for each sample, made once."""
+
+    def __init__(self) -> None:
+        self._lock, self._known = threading.Lock(), dict[str, Fingerprint]()
+
+    def get(self, name: str, make: Callable[[], Fingerprint]) -> Fingerprint:
+        """A known one, or a new one."""
+        with self._lock:
+            if name not in self._known:
+                self._known[name] = make()
+            return self._known[name]
+
+
+@dataclass
+class Stage:
+    """Where scenarios are played, one after the other.
+
+    Attributes:
+        home: Where the samples are.
+        place: A folder of its own for lakes and logs.
+        crew: The processes that run jobs.
+        stores: The S3 API.
+        references: What undisturbed lakes are like.
+    """
+
+    home: Path
+    place: Path
+    crew: Crew
+    stores: Stores
+    references: References
+
+    def close(self) -> None:
+        """End what runs."""
+        self.crew.close()
+        self.stores.close()
+
+
 @dataclass
 class Trial:
     """What a scenario is given.
 
     Attributes:
         seed: Everything random follows from it.
-        home: Where lakes, samples and logs are.
-        crew: The processes that run jobs.
-        stores: The S3 API.
         rng: The scenario's random numbers.
+        stage: Where it is played.
         told: What was done, in order, for the report.
     """
 
     seed: int
-    home: Path
-    crew: Crew
-    stores: Stores
     rng: random.Random
+    stage: Stage
     told: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
@@ -94,38 +132,74 @@ class Trial:
         """A program by chance, for a sample."""
         name = self.rng.choice(among or [*PROGRAMS])
         self.say(f"program {name}")
-        table = next(table.name for table in GOLD.values() if table.dataset == sample.dataset)
-        named = {"DATASET": sample.dataset, "silver/DATASET": f"silver/{sample.dataset}", "TABLE": table}
+        named = {
+            "DATASET": sample.dataset,
+            "silver/DATASET": f"silver/{sample.dataset}",
+            "TABLE": _gold(sample),
+        }
         return tuple(tuple(named.get(word, word) for word in step) for step in PROGRAMS[name])
 
+    def a_job_of(self, steps: Sequence[Step]) -> int:
+        """The place of one of a program's jobs, by chance."""
+        return self.rng.choice([place for place, step in enumerate(steps) if step[0] != "arrive"])
+
     def lake(self) -> Lake:
-        """An empty lake in a folder."""
-        folder = self.home / "lakes" / f"{self.seed}"
+        """An empty lake in a folder: always the same, since a checkpoint names files by their whole path."""
+        folder = self.stage.place / "lake"
         shutil.rmtree(folder, ignore_errors=True)
-        return Lake(str(folder), leases=LeaseSettings(seconds=5))
+        return Lake(str(folder), leases=_LEASES)
 
     def lake_on_s3(self) -> Lake:
         """An empty lake in a bucket of its own; jobs reach it through the proxy."""
-        name = self.stores.bucket(f"chaos-{self.seed}-{time.time_ns()}")
-        return Lake(f"s3a://{name}/lake", S3Settings(endpoint=self.stores.endpoint), LeaseSettings(seconds=5))
+        name = self.stage.stores.bucket(f"chaos-{self.seed}-{time.time_ns()}")
+        return Lake(f"s3a://{name}/lake", S3Settings(endpoint=self.stage.stores.endpoint), _LEASES)
 
-    def arguments(self, lake: Lake, step: Step, *settings: str) -> list[str]:
+    def prepared(self, sample: Sample, steps: Sequence[Step], *, on_s3: bool = False) -> Lake:
+        """A lake after steps that nothing disturbed.
+
+        In a folder it is a copy, times and all, of what the same steps have made before.
+        """
+        lake = self.lake_on_s3() if on_s3 else self.lake()
+        done = 0 if on_s3 else self._recall(sample, steps)
+        for number, step in enumerate(steps[done:], done + 1):
+            self.succeed(lake, sample, (step,))
+            if not on_s3 and step[0] != "arrive":
+                kept = self._kept(sample, steps[:number])
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                subprocess.run(["cp", "-a", lake.uri, str(kept)], check=True)
+        return lake
+
+    def _recall(self, sample: Sample, steps: Sequence[Step]) -> int:
+        """Copy what is kept of the longest beginning of the steps; how long that is."""
+        for done in range(len(steps), 0, -1):
+            kept = self._kept(sample, steps[:done])
+            if kept.exists():
+                subprocess.run(["cp", "-a", str(kept), str(self.stage.place / "lake")], check=True)
+                return done
+        return 0
+
+    def _kept(self, sample: Sample, steps: Sequence[Step]) -> Path:
+        words = [word.replace("/", ".") for step in steps for word in step if not word.startswith("-")]
+        return self.stage.place / "kept" / "-".join([sample.dataset, *words])
+
+    def arguments(self, lake: Lake, sample: Sample, step: Step, *settings: str) -> list[str]:
         """A job's arguments for a lake."""
         words = [*step[1:], "--lake", lake.uri, "--profile", "testing"]
-        endpoint = [f"s3.endpoint={self.stores.proxy.endpoint}", *_IMPATIENT] if lake.on_s3 else []
-        for setting in (*_SETTINGS, *endpoint, *settings):
+        batches = f"silver.max_files_per_batch={sample.files_per_batch}"
+        through = [f"s3.endpoint={self.stage.stores.proxy.endpoint}", *_IMPATIENT] if lake.on_s3 else []
+        for setting in (*_SETTINGS, batches, *through, *settings):
             words += ["--set", setting]
         return words
 
     def do(self, lake: Lake, sample: Sample, step: Step, *settings: str, death: Death | None = None) -> Ran:
         """Carry out a step; one that is to die is done by a process of its own."""
         if step[0] == "arrive":
-            sample.arrive(self.home, lake, int(step[1]))
+            sample.arrive(self.stage.home, lake, int(step[1]))
             return Ran(0)
-        arguments = self.arguments(lake, step, *settings)
+        arguments = self.arguments(lake, sample, step, *settings)
         if death is None:
-            return self.crew.warm().run(step[0], *arguments)
-        with self.crew.victim() as victim:
+            return self.stage.crew.warm().run(step[0], *arguments)
+        with self.stage.crew.victim() as victim:
             return victim.run(step[0], *arguments, death=death)
 
     def succeed(
@@ -141,40 +215,45 @@ class Trial:
             if ran.code != 0:
                 raise ScenarioError(f"{' '.join(step)} ended with {ran.code}:\n{ran.err}")
 
-    def undisturbed(self, sample: Sample, steps: Sequence[Step], *, on_s3: bool = False) -> Fingerprint:
-        """What a lake is like after steps that nothing disturbs; made once."""
-        words = [sample.dataset, *(word for step in steps for word in step if not word.startswith("-"))]
-        name = "-".join([*words, "s3"] if on_s3 else words)
-        if name not in _UNDISTURBED:
-            lake = self.lake_on_s3() if on_s3 else Lake(str(self.home / "undisturbed" / name))
-            shutil.rmtree(self.home / "undisturbed" / name, ignore_errors=True)
-            self.succeed(lake, sample, steps)
+    def undisturbed(self, sample: Sample) -> Fingerprint:
+        """What a lake is like after the whole pipeline, with nothing to disturb it."""
+
+        def make() -> Fingerprint:
+            lake = self.prepared(sample, PIPELINE)
             if wrong := checks.broken(lake):
                 raise ScenarioError("undisturbed:\n" + "\n".join(wrong))
-            _UNDISTURBED[name] = checks.fingerprint(lake)
-        return _UNDISTURBED[name]
+            return checks.fingerprint(lake)
 
-    def check(self, lake: Lake, expected: Fingerprint, *, but_for: str = " ", read_again: bool = False) -> None:
+        return self.stage.references.get(sample.dataset, make)
+
+    def expected(self, sample: Sample, steps: Sequence[Step]) -> Fingerprint:
+        """What a lake is to be like after all of a program: of the undisturbed one, the tables that these jobs make."""
+        whole = self.undisturbed(sample)
+        if ("pipeline",) in steps:
+            return whole
+        made = {f"silver/{sample.dataset}", f"quarantine/{sample.dataset}", f"gold/{_gold(sample)}"}
+        return Fingerprint({name: found for name, found in whole.tables.items() if name in made}, whole.bronze)
+
+    def check(self, lake: Lake, expected: Fingerprint, *, but_for: str = "", read_again: bool = False) -> None:
         """Compare a lake with the undisturbed one, and look for all that must hold.
 
         Args:
             lake: The lake.
             expected: What it is to be like.
-            but_for: A table that has more, for good reason.
+            but_for: A file of bronze that the undisturbed one does not have, and silver is to have nothing of.
             read_again: Whether bronze was read more than once, for good reason.
 
         Raises:
             ScenarioError: Something is lost, doubled or otherwise wrong.
         """
-        differences = checks.fingerprint(lake).differences(expected)
-        wrong = [text for text in differences if not text.startswith(but_for)]
-        if wrong := [*wrong, *checks.broken(lake, read_again=read_again)]:
+        differences = checks.fingerprint(lake, but_for).differences(expected)
+        if wrong := [*differences, *checks.broken(lake, read_again=read_again)]:
             raise ScenarioError("\n".join(wrong))
-        if not lake.on_s3:
-            shutil.rmtree(lake.uri, ignore_errors=True)
 
 
-_UNDISTURBED: dict[str, Fingerprint] = {}
+def _gold(sample: Sample) -> str:
+    """The gold table that a program makes of a sample."""
+    return next(table.name for table in GOLD.values() if table.dataset == sample.dataset)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,12 @@ def holding(lake: Lake, *tables: str) -> Iterator[None]:
     """
     with leases.hold(lake, *tables, on_take_over=lambda table: _fence(lake, table)):
         leases.check(lake)
-        yield
+        try:
+            yield
+        except Exception:
+            if leases.succeeded(lake):  # whatever failed did so for that reason
+                leases.check(lake)
+            raise
 
 
 def _fence(lake: Lake, table: str) -> None:

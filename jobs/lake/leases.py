@@ -159,10 +159,8 @@ class Lease:
         Raises:
             TakenOverError: It is not, or nobody can tell.
         """
-        if self._lost_to is None and now() < self._sure_until:
-            if self._numbers()[-1:] == [self._number]:
-                return
-            _, self._lost_to = self._last()
+        if now() < self._sure_until and self.successor() is None:
+            return
         raise TakenOverError(
             f"{self.table} was taken over by {self._lost_to}"
             if self._lost_to
@@ -170,6 +168,12 @@ class Lease:
             why="this run gave no sign of life for too long, or another was told to take the table",
             remedy="nothing was committed since; when the other run has ended, run the same command again",
         )
+
+    def successor(self) -> Holder | None:
+        """Who has taken the table over, if anybody has."""
+        if self._lost_to is None and self._numbers()[-1:] != [self._number]:
+            _, self._lost_to = self._last()
+        return self._lost_to
 
     def _renew(self) -> None:
         """Renew the lease until it is let go of, or lost: then nothing that is under way may be committed."""
@@ -283,6 +287,13 @@ def check(lake: Lake) -> None:
         held = [lease for (uri, _), lease in _held.items() if uri == lake.uri]
     for lease in held:
         lease.check()
+
+
+def succeeded(lake: Lake) -> bool:
+    """Whether another run is known to have taken over a table of this lake which this process holds."""
+    with _lock, suppress(MachineError, OSError):  # a store that does not answer tells of no other run
+        return any(lease.successor() for (uri, _), lease in _held.items() if uri == lake.uri)
+    return False
 
 
 def now() -> float:

@@ -1,0 +1,152 @@
+"""Bronze that is not what it should be: torn, empty, flipped and foreign files, and those that change under a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from chaos import checks
+from chaos.driver import Death
+from chaos.samples import Sample, put
+from chaos.trial import PIPELINE, Kind, ScenarioError, Trial
+from sim.writers import encode
+
+_LATE = 10_000  # minute of arrival, after all others
+_MANY = 10_000
+
+
+def spoiled(trial: Trial, make: Callable[[Trial, Sample], bytes]) -> None:
+    """A file that is not what it should be arrives among the others: all of them are promoted, and it is refused."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE[:2])
+    bad = f"bronze/{sample.dataset}/bad-{trial.seed}.parquet"
+    put(lake, bad, make(trial, sample), trial.rng.choice([-1, _LATE]))
+    trial.succeed(lake, sample, PIPELINE[2:])
+    refused = [row for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_file"] == bad]
+    if [row["source_row"] for row in refused] != [None]:
+        raise ScenarioError(f"{bad} is in quarantine as {refused}")
+    trial.say(refused[0]["reasons"][0][:100])
+    trial.check(lake, expected, but_for=bad)
+
+
+def _one(trial: Trial, sample: Sample) -> bytes:
+    """The content of a sound file, by chance."""
+    folder = sample.folder(trial.stage.home)
+    sound = [name for name in sample.files(trial.stage.home) if (folder / name).stat().st_size > 1_000]
+    return (folder / trial.rng.choice(sound)).read_bytes()
+
+
+def torn(trial: Trial, sample: Sample) -> bytes:
+    """A sound file cut short."""
+    content = _one(trial, sample)
+    return content[: trial.rng.randint(1, len(content) - 1)]
+
+
+def empty(trial: Trial, sample: Sample) -> bytes:
+    """Nothing."""
+    return b""
+
+
+def flipped_end(trial: Trial, sample: Sample) -> bytes:
+    """A sound file, with a bit of its footer's length or of its magic flipped."""
+    content = bytearray(_one(trial, sample))
+    content[-trial.rng.randint(1, 8)] ^= 1 << trial.rng.randint(0, 7)
+    return bytes(content)
+
+
+def foreign(trial: Trial, sample: Sample) -> bytes:
+    """Another format under this name."""
+    picture = bytes.fromhex("89504e470d0a1a0a") + trial.rng.randbytes(5_000)
+    texts = ("a,b\n1,2\n" * 500, json.dumps([{"a": 1}] * 500), "<html></html>" * 500, "PAR1" + "x" * 500 + "PAR1")
+    return trial.rng.choice([picture, *(text.encode() for text in texts)])
+
+
+def flipped(trial: Trial) -> None:
+    """A sound file comes again with a bit of its data flipped: it is refused as a whole, and no row is made up."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE)
+    content = bytearray(_one(trial, sample))
+    footer = int.from_bytes(content[-8:-4], "little")
+    place = trial.rng.randint(4, len(content) - footer - 9)
+    content[place] ^= 1 << trial.rng.randint(0, 7)
+    bad = f"bronze/{sample.dataset}/flipped-{trial.seed}.parquet"
+    trial.say(f"a bit of byte {place:,}")
+    put(lake, bad, bytes(content), _LATE)
+    trial.succeed(lake, sample, PIPELINE[3:])
+    refused = [
+        row["source_row"] for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_file"] == bad
+    ]
+    trial.say("refused" if refused == [None] else f"{len(refused)} rows refused")
+    trial.check(lake, expected, but_for=bad)
+
+
+def changing(trial: Trial, change: Callable[[Path], object]) -> None:
+    """A file changes after it was listed and before it is read: it is refused, and comes back by replay."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE[:1])
+    names = sample.part(trial.stage.home, 0)
+    path = Path(lake.uri, trial.rng.choice([name for name in names if Path(lake.uri, name).stat().st_size > 1_000]))
+    content, at = path.read_bytes(), path.stat().st_mtime_ns
+    point = Death("promotion.promote", "before", trial.rng.randint(1, 2), "stop")
+    trial.say(f"{path.name} {point}")
+    arguments = trial.arguments(lake, sample, PIPELINE[1])
+    ran = trial.stage.crew.warm().run("pipeline", *arguments, death=point, meanwhile=lambda: change(path))
+    if ran.code != 0:
+        raise ScenarioError(f"it ended with {ran.code}:\n{ran.err}")
+    path.write_bytes(content)
+    os.utime(path, ns=(at, at))
+    held = [row["reasons"] for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_row"] is None]
+    trial.say(f"{len(held)} files refused")
+    trial.succeed(lake, sample, (*PIPELINE[2:], ("replay", "--dataset", sample.dataset), PIPELINE[3]))
+    trial.check(lake, expected, read_again=True)
+
+
+def vanish(path: Path) -> None:
+    """Gone."""
+    path.unlink()
+
+
+def grow(path: Path) -> None:
+    """A thousand bytes longer."""
+    with path.open("ab") as file:
+        file.write(bytes(1_000))
+
+
+def many(trial: Trial) -> None:
+    """Ten thousand files of a row each."""
+    sample, lake = trial.sample("fleet"), trial.lake()
+    start = 1_767_225_600_000_000
+    for number in range(_MANY):
+        row = {
+            "event_time": pa.array([start + 1_000_000 * number], pa.timestamp("us", tz="UTC")),
+            "latitude": [42.6], "longitude": [-73.7], "battery_v": [50.0], "status": ["working"],
+        }  # fmt: skip
+        name = f"bronze/fleet/hour={number // 3600:02d}/robot_id=r/{number:05d}.parquet"
+        put(lake, name, memoryview(encode(pa.table(row), "parquet")).tobytes(), 0)
+    trial.succeed(lake, sample, (("silver", "--dataset", "fleet"),), "silver.max_files_per_batch=4000")
+    (silver, _) = checks.fingerprint(lake).tables["silver/fleet"]
+    if silver + len(checks.rows(lake, "quarantine/fleet")) != _MANY or (wrong := checks.broken(lake)):
+        raise ScenarioError("\n".join([f"{silver:,} of {_MANY:,} rows are in silver", *wrong]))
+    trial.say(f"{silver:,} rows in silver")
+
+
+KINDS = (
+    *(
+        Kind(f"file-{make.__name__.replace('_', '-')}", title, partial(spoiled, make=make))
+        for make, title in (
+            (torn, "a file of bronze is cut short"),
+            (empty, "a file of bronze is empty"),
+            (flipped_end, "a bit of a file's end is flipped"),
+            (foreign, "a file of another format has a name of bronze's"),
+        )
+    ),
+    Kind("file-flipped", "a file comes again with a bit of its data flipped", flipped),
+    Kind("file-vanishes", "a file is gone after it was listed", partial(changing, change=vanish)),
+    Kind("file-grows", "a file grows after it was listed", partial(changing, change=grow)),
+    Kind("many-files", "ten thousand files of a row each", many, weight=0.1),
+)

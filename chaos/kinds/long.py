@@ -1,0 +1,103 @@
+"""What takes minutes, and is played only when it is asked for: many drivers on one table, and a soak."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+
+import psutil
+
+from chaos import checks
+from chaos.drivers import Driver
+from chaos.samples import SAMPLES, put
+from chaos.trial import PIPELINE, Kind, ScenarioError, Trial
+from jobs.lake.layout import Lake
+from sim.base import parameters_from, write
+from sim.catalog import SIMULATORS
+from sim.faults import FaultParameters
+from sim.writers import LocalWriter
+
+_TABLE, _DRIVERS, _COMMITS = "silver/appended", 8, 25  # commits of each driver
+_SOAK = 30 * 60.0  # s
+_MAINTAIN_EVERY = 20  # hours of data
+
+
+def many_drivers(trial: Trial) -> None:
+    """Eight drivers append to one table in S3, 25 commits each: every row that was acknowledged is there, once."""
+    lake = trial.lake_on_s3()
+    drivers = [trial.stage.crew.another() for _ in range(_DRIVERS)]
+    try:
+        for driver in drivers:
+            driver.end()
+        clock = time.monotonic()
+        for number, driver in enumerate(drivers):
+            step = ("append", "--table", _TABLE, "--driver", str(number), "--commits", str(_COMMITS))
+            driver.begin("chaos.append", *trial.arguments(lake, SAMPLES["fleet"], step, "leases.wait_seconds=3600"))
+        ended = [driver.end() for driver in drivers]
+        seconds = time.monotonic() - clock
+    finally:
+        for driver in drivers:
+            driver.close()
+    acknowledged = Counter((number, int(commit)) for number, ran in enumerate(ended) for commit in ran.out.split())
+    there = Counter((row["driver"], row["commit"]) for row in checks.rows(lake, _TABLE))
+    table = checks.opened(lake, _TABLE)
+    commits = 0 if table is None else table.version() + 1
+    trial.say(f"{acknowledged.total()} rows acknowledged, {there.total()} there, {commits} commits, {seconds:.0f} s")
+    failed = [ran.err for ran in ended if ran.code != 0]
+    if failed or there != acknowledged or acknowledged.total() != _DRIVERS * _COMMITS:
+        raise ScenarioError("\n".join([f"lost or doubled: {(acknowledged - there) + (there - acknowledged)}", *failed]))
+
+
+def soak(trial: Trial) -> None:
+    """Half an hour of data that arrive all along: memory and latency stay flat, and the books balance."""
+    lake, sample = trial.lake(), trial.sample("accelerometer")
+    latency, memory, until = list[float](), list[int](), time.monotonic() + _SOAK
+    while time.monotonic() < until:
+        _arrive(trial, lake, len(latency))
+        clock = time.monotonic()
+        trial.succeed(lake, sample, PIPELINE[1:2], "silver.max_files_per_batch=1000")
+        latency.append(time.monotonic() - clock)
+        memory.append(_memory(trial.stage.crew.warm()))
+        if len(latency) % _MAINTAIN_EVERY == 0:
+            trial.succeed(lake, sample, (("maintain", "--table", "all"),))
+    third = len(latency) // 3  # of which the first half is the session getting warm
+    first, last = statistics.median(latency[third // 2 : third]), statistics.median(latency[-third:])
+    early, late = statistics.median(memory[third // 2 : third]), statistics.median(memory[-third:])
+    files = sum(1 for _ in checks.files(lake, "bronze"))
+    trial.say(f"{len(latency)} hours of data, {files} files, in {_SOAK / 60:.0f} minutes")
+    trial.say(f"a run in the last third took {last / first:.2f} times as long as in the first")
+    trial.say(f"memory {early / 2**20:,.0f} MB and {late / 2**20:,.0f} MB ({late / early:.2f})")
+    wrong = checks.broken(lake)
+    if wrong or last > 1.3 * first or late > 1.2 * early:
+        raise ScenarioError("\n".join(["latency or memory grew, or the books do not balance", *wrong]))
+
+
+def _arrive(trial: Trial, lake: Lake, hour: int) -> None:
+    """An hour of devices, and a minute of accelerometers, with a few rows spoiled."""
+    day, within = divmod(hour, 24)
+    start = f"2026-{1 + day // 28:02d}-{1 + day % 28:02d}T{within:02d}:00:00Z"
+    folder = trial.stage.place / "arriving" / str(hour)
+    wanted = {
+        "devices": {"entities": 4, "duration": "1h", "interval_seconds": 60, "seed": 7 + hour, "start": start},
+        "accelerometer": {"entities": 4, "duration": "1m", "rate_hz": 50, "seed": 7, "start": start},
+    }
+    for name, values in wanted.items():
+        simulator = SIMULATORS[name]
+        faults, writer = FaultParameters(seed=hour, rows=0.01), LocalWriter(folder)
+        for _ in write(simulator, parameters_from(simulator, values), writer, faults=faults):
+            continue
+    for path in sorted((folder / "bronze").rglob("*.parquet")):
+        put(lake, path.relative_to(folder).as_posix(), path.read_bytes(), hour)
+
+
+def _memory(driver: Driver) -> int:
+    """What a driver, its JVM and its workers hold, bytes."""
+    process = psutil.Process(driver.pid)
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+
+KINDS = (
+    Kind("eight-drivers", "eight drivers append to one table in S3, 200 commits", many_drivers, weight=0),
+    Kind("soak", "half an hour of data that arrive all along", soak, weight=0),
+)

@@ -1,0 +1,193 @@
+"""Runs beside runs, checkpoints that are gone, clocks that are wrong, data that come again, and typing errors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chaos import checks
+from chaos.driver import WHEN, Death
+from chaos.samples import FIRST_ARRIVAL, put
+from chaos.trial import PIPELINE, Kind, ScenarioError, Trial
+
+_OLDER = Path(__file__).parents[2] / "tests" / "data" / "older_lake" / "lake.tar.gz"
+_YEAR = 365 * 86_400.0  # s
+
+
+def at_once(trial: Trial, *, on_s3: bool) -> None:
+    """Two drivers run the same jobs on one lake at the same time."""
+    sample = trial.sample()
+    steps = trial.program(sample, "pipeline", "stages")
+    expected = trial.expected(sample, steps)
+    lake = trial.lake_on_s3() if on_s3 else trial.lake()
+    with trial.stage.crew.victim() as other:
+        for step in steps:
+            if step[0] == "arrive":
+                trial.succeed(lake, sample, (step,))
+                continue
+            other.begin(step[0], *trial.arguments(lake, sample, step))
+            ran, beside = trial.do(lake, sample, step), other.end()
+            trial.say(f"{step[0]} ended with {ran.code} and {beside.code}")
+            if {ran.code, beside.code} != {0}:
+                raise ScenarioError(f"{' '.join(step)}:\n{ran.err}\n{beside.err}")
+    trial.check(lake, expected)
+
+
+def checkpoint_gone(trial: Trial) -> None:
+    """The checkpoint is deleted: all of bronze is read again, and nothing doubled."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE[: trial.rng.choice([2, 3, 4])])
+    shutil.rmtree(lake.checkpoint("silver", sample.dataset))
+    trial.succeed(lake, sample, PIPELINE[2:])
+    trial.check(lake, expected, read_again=True)
+
+
+def checkpoint_torn(trial: Trial) -> None:
+    """A file of the checkpoint is torn or gone: refused, with what to do, or no matter; then as if it were gone."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE[:3])
+    files = sorted(path for path in Path(lake.checkpoint("silver", sample.dataset)).rglob("*") if path.is_file())
+    chosen, how = trial.rng.choice(files), trial.rng.choice(["torn", "empty", "gone"])
+    trial.say(f"{chosen.relative_to(lake.uri)} {how}")
+    if how == "gone":
+        chosen.unlink()
+    else:
+        chosen.write_bytes(chosen.read_bytes()[: chosen.stat().st_size // 2] if how == "torn" else b"")
+    ran = trial.do(lake, sample, PIPELINE[3])
+    trial.say(f"ended with {ran.code}")
+    if ran.code not in (0, 1) or (ran.code and f"ops/checkpoints/silver/{sample.dataset}" not in ran.err):
+        raise ScenarioError(f"with a torn checkpoint it ended with {ran.code}:\n{ran.err}")
+    if ran.code:
+        shutil.rmtree(lake.checkpoint("silver", sample.dataset))
+    trial.succeed(lake, sample, PIPELINE[3:])
+    trial.check(lake, expected, read_again=True)
+
+
+def clock_skew(trial: Trial) -> None:
+    """Files that arrive by clocks that are years off: each is promoted once, whatever its time says."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.lake()
+    for number in (0, 1):
+        sample.arrive(trial.stage.home, lake, number)
+        for name in sample.part(trial.stage.home, number):
+            if trial.rng.random() < 0.3:
+                at = FIRST_ARRIVAL + trial.rng.uniform(-40, 40) * _YEAR
+                os.utime(Path(lake.uri, name), (at, at))
+        trial.succeed(lake, sample, PIPELINE[1:2])
+    found, wanted = checks.fingerprint(lake), expected.tables[f"silver/{sample.dataset}"]
+    trial.say("same" if not found.differences(expected) else "another of two rows with one key came first")
+    # Of two rows with one key the one that arrived first is kept: which, is what the clocks say; that one is, is not.
+    there = found.tables[f"silver/{sample.dataset}"][0]
+    if there != wanted[0] or (wrong := checks.broken(lake)):
+        raise ScenarioError("\n".join([f"{there:,} rows in silver, {wanted[0]:,} undisturbed", *wrong]))
+
+
+def odd_times(trial: Trial) -> None:
+    """Instants around changes of daylight saving, of 1970, of 2262 and of what no calendar has: kept, or refused."""
+    lake, unit = trial.lake(), trial.rng.choice(["us", "ns", "ms"])
+    instants = [
+        *range(1_774_745_995, 1_774_746_005),  # 29 March 2026, 01:00 UTC: clocks go forward in Europe
+        *range(1_792_889_995, 1_792_890_005),  # and 25 October, 01:00 UTC: an hour comes twice
+        *(-1, 0, 1, -(2**31), 2**31 - 1, 2**31, 4_102_444_799, 4_102_444_800, 9_223_372_036, -9_223_372_036),
+    ]
+    scale = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    trial.say(f"unit {unit}")
+    put(
+        lake, "bronze/accelerometer/sensor_id=s/odd.parquet", _still(pa.array([at * scale for at in instants]), unit), 0
+    )
+    trial.succeed(lake, trial.sample("accelerometer"), PIPELINE[1:2])
+    kept = {int(row["event_time"].timestamp()) for row in checks.rows(lake, "silver/accelerometer")}
+    wanted = {at for at in instants if 946_684_800 <= at < 4_102_444_800}  # 2000 to 2100, the dataset's settings
+    if kept != wanted or (wrong := checks.broken(lake)):
+        raise ScenarioError("\n".join([f"{len(kept)} instants kept of {len(wanted)}: {sorted(kept ^ wanted)}", *wrong]))
+
+
+def _still(times: pa.Array, unit: str) -> bytes:
+    """A file of an accelerometer that does not move."""
+    axes = {axis: pa.array([0.5] * len(times), pa.float32()) for axis in ("ax", "ay", "az")}
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.table({"event_time": times.cast(pa.timestamp(unit, tz="UTC")), **axes}), out)
+    return bytes(out.getvalue())
+
+
+def again(trial: Trial) -> None:
+    """All files are delivered again under other names: duplicates, all of them."""
+    sample = trial.sample()
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE)
+    before = len(checks.rows(lake, f"quarantine/{sample.dataset}"))
+    for order, name in enumerate(sample.files(trial.stage.home)):
+        folder, _, file = name.rpartition("/")
+        put(lake, f"{folder}/again-{file}", (sample.folder(trial.stage.home) / name).read_bytes(), 1_000 + order)
+    trial.succeed(lake, sample, PIPELINE[3:])
+    found = checks.fingerprint(lake)
+    differences = [
+        name for name in expected.tables if "quarantine" not in name and found.tables[name] != expected.tables[name]
+    ]
+    if differences or (wrong := checks.broken(lake)):
+        raise ScenarioError("\n".join([f"what came again has changed {differences}", *wrong]))
+    trial.say(f"{len(checks.rows(lake, f'quarantine/{sample.dataset}')) - before} refused again")
+
+
+def one_sensor(trial: Trial) -> None:
+    """One sensor has 95 of a hundred rows."""
+    lake, first, total = trial.lake(), 1_767_225_600_000_000, 0
+    for number, rows in enumerate([190_000, *[2_000] * 5]):
+        times = pa.array(range(first, first + 10_000 * rows, 10_000))
+        put(lake, f"bronze/accelerometer/sensor_id=s{number}/f.parquet", _still(times, "us"), number)
+        total += rows
+    trial.succeed(lake, trial.sample("accelerometer"), PIPELINE[1:2])
+    found = checks.fingerprint(lake).tables["silver/accelerometer"][0]
+    if found != total or (wrong := checks.broken(lake)):
+        raise ScenarioError("\n".join([f"{found:,} of {total:,} rows in silver", *wrong]))
+
+
+def typing_error(trial: Trial) -> None:
+    """A setting with a typing error: refused with the right name, and nothing is touched."""
+    sample = trial.sample()
+    lake = trial.prepared(sample, PIPELINE[:2])
+    before = {path: path.stat().st_mtime_ns for path in Path(lake.uri).rglob("*")}
+    name, value = trial.rng.choice([("silver.max_files_per_batch", "10"), ("leases.seconds", "9"), ("lake", "x")])
+    place = trial.rng.randrange(len(name))
+    typed = name[:place] + trial.rng.choice("xyz") + name[place + trial.rng.randint(0, 1) :]
+    ran = trial.do(lake, sample, PIPELINE[1], f"{typed}={value}")
+    trial.say(typed)
+    if ran.code != 2 or "LH202" not in ran.err or f"'{name}'" not in ran.err:
+        raise ScenarioError(f"{typed} ended with {ran.code}:\n{ran.err}")
+    if before != {path: path.stat().st_mtime_ns for path in Path(lake.uri).rglob("*")}:
+        raise ScenarioError("something was written")
+
+
+def older_lake(trial: Trial) -> None:
+    """A lake of an older version of the suite is taken up by this one, which dies on the way; no row changes."""
+    lake = trial.lake()
+    with tarfile.open(_OLDER) as tar:
+        tar.extractall(trial.stage.place, filter="data")
+    (trial.stage.place / "older").rename(lake.uri)
+    before = checks.fingerprint(lake)
+    point = Death(trial.rng.choice(["ledger.record", "delta.append_here", "leases.take"]), trial.rng.choice(WHEN))
+    ran = trial.do(lake, trial.sample(), PIPELINE[1], death=point)
+    trial.say(f"{point}: {'died' if ran.died else f'ended with {ran.code}'}")
+    trial.succeed(lake, trial.sample(), (PIPELINE[1], PIPELINE[1]))
+    after = checks.fingerprint(lake)
+    if changed := [n for n, found in before.tables.items() if n.startswith("silver") and after.tables[n] != found]:
+        raise ScenarioError(f"{changed} of an older lake changed")
+
+
+KINDS = (
+    Kind("two-at-once", "two drivers run the same jobs on one lake in a folder", partial(at_once, on_s3=False)),
+    Kind("two-at-once-s3", "two drivers run the same jobs on one lake in S3", partial(at_once, on_s3=True)),
+    Kind("checkpoint-gone", "the checkpoint is deleted", checkpoint_gone),
+    Kind("checkpoint-torn", "a file of the checkpoint is torn, empty or gone", checkpoint_torn),
+    Kind("clock-skew", "files arrive by clocks that are years off", clock_skew),
+    Kind("odd-times", "instants around daylight saving, 1970, 2262 and out of any calendar", odd_times),
+    Kind("delivered-again", "a whole batch is delivered again", again),
+    Kind("one-sensor", "one sensor has 95 % of the rows", one_sensor),
+    Kind("typing-error", "a setting has a typing error", typing_error),
+    Kind("older-lake", "a lake of an older version of the suite is taken up by one that dies", older_lake),
+)

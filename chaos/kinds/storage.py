@@ -1,0 +1,110 @@
+"""Stores that fail: S3 in all the ways it does, and a disk that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from chaos.drivers import Ran
+from chaos.proxy import Trouble
+from chaos.stores import Disk, no_mounts
+from chaos.trial import Kind, ScenarioError, Trial
+from jobs.lake.layout import Lake
+
+_WRITES = ("PUT", "POST")
+_FOR_EVER = 1 << 30
+
+
+def troubled(trial: Trial, make: Callable[[Trial], Trouble]) -> None:
+    """Requests are spoiled while a job runs; it succeeds all the same, or says why not, and is run again."""
+    sample = trial.sample()
+    steps = trial.program(sample, "pipeline", "stages")
+    place, trouble = trial.a_job_of(steps), make(trial)
+    trial.say(f"step {place}, {steps[place][0]}: {trouble}")
+    expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place], on_s3=True)
+    with trial.stage.stores.proxy.troubled(trouble):
+        ran = trial.do(lake, sample, steps[place])
+    trial.say(f"{trouble.spoiled} spoiled, ended with {ran.code}")
+    well_said(ran)
+    trial.succeed(lake, sample, steps[place:])
+    trial.check(lake, expected)
+
+
+def well_said(ran: Ran) -> None:
+    """Make sure that a job succeeded, or said that it is the machine's fault, why, and what to do next."""
+    if ran.code not in (0, 3) or (ran.code == 3 and not all(word in ran.err for word in ("LH3", "why:", "next:"))):
+        raise ScenarioError(f"it ended with {ran.code}:\n{ran.err}")
+
+
+def slow_down(trial: Trial) -> Trouble:
+    """A burst of 503."""
+    return Trouble("slow down", after=trial.rng.randint(0, 80), times=trial.rng.choice([1, 5, 20]))
+
+
+def silence(trial: Trial) -> Trouble:
+    """No answer."""
+    return Trouble("silence", after=trial.rng.randint(0, 80), times=trial.rng.choice([1, 2, 4]))
+
+
+def cut(trial: Trial) -> Trouble:
+    """Cut within an upload."""
+    return Trouble("cut", _WRITES, after=trial.rng.randint(0, 30), times=trial.rng.choice([1, 2, 5]))
+
+
+def lost_reply(trial: Trial) -> Trouble:
+    """Done, but not said."""
+    return Trouble("lost reply", _WRITES, after=trial.rng.randint(0, 30), times=trial.rng.choice([1, 2]))
+
+
+def expired(trial: Trial) -> Trouble:
+    """Credentials expire: from then on nothing works."""
+    return Trouble("expired", after=trial.rng.randint(0, 80), times=_FOR_EVER)
+
+
+def denied(trial: Trial) -> Trouble:
+    """A part of the lake may not be written."""
+    path = trial.rng.choice(["/silver/", "/quarantine/", "/gold/", "/ops/", ""])
+    return Trouble("denied", _WRITES, path, times=_FOR_EVER)
+
+
+def no_bucket(trial: Trial) -> Trouble:
+    """The bucket is gone, for now."""
+    return Trouble("no bucket", after=trial.rng.choice([0, trial.rng.randint(0, 80)]), times=_FOR_EVER)
+
+
+def full_disk(trial: Trial) -> None:
+    """The disk is full; some room is made, and the job is run again."""
+    sample = trial.sample()
+    steps = trial.program(sample)
+    place, leaving = trial.a_job_of(steps), trial.rng.choice([0, 1_000, 20_000, 100_000, 400_000])
+    trial.say(f"step {place}, {steps[place][0]}: {leaving:,} bytes left")
+    expected, disk = trial.expected(sample, steps), Disk(trial.stage.place / "disk", megabytes=64)
+    try:
+        lake = Lake(str(disk.place / "lake"), leases=trial.lake().leases)
+        trial.succeed(lake, sample, steps[:place])
+        disk.fill(leaving)
+        ran = trial.do(lake, sample, steps[place])
+        disk.empty()
+        trial.say(f"ended with {ran.code}")
+        well_said(ran)
+        trial.succeed(lake, sample, steps[place:])
+        trial.check(lake, expected)
+    finally:
+        disk.close()
+
+
+KINDS = (
+    *(
+        Kind(f"s3-{make.__name__.replace('_', '-')}", title, partial(troubled, make=make))
+        for make, title in (
+            (slow_down, "S3 answers a burst of requests with 503 SlowDown"),
+            (silence, "S3 does not answer for longer than a client waits"),
+            (cut, "the connection is cut within an upload"),
+            (lost_reply, "S3 has done what was asked, and its answer is lost"),
+            (expired, "the credentials expire while a job runs"),
+            (denied, "S3 denies access to a part of the lake"),
+            (no_bucket, "the bucket is gone for a while"),
+        )
+    ),
+    Kind("full-disk", "the disk is full", full_disk, no_mounts),
+)
