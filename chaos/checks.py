@@ -17,8 +17,8 @@ from deltalake import DeltaTable
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake.layout import Lake
 
-# Times and names of runs and batches: never the same twice.
-_VOLATILE = {"batch_id", "quarantined_at", "arrived_at"}
+# Times and names of runs and batches, and how often a row was tried: not the same twice.
+_VOLATILE = {"batch_id", "quarantined_at", "arrived_at", "attempts"}
 _TABLES = (*(f"{kind}/{name}" for kind in ("silver", "quarantine") for name in DATASETS), *(f"gold/{n}" for n in GOLD))
 
 

@@ -90,8 +90,8 @@ class Disk:
         (self.place / "ballast").unlink()
 
     def close(self) -> None:
-        """Unmount it."""
-        subprocess.run(["umount", str(self.place)], check=True)
+        """Unmount it, as soon as nothing in it is open."""
+        subprocess.run(["umount", "--lazy", str(self.place)], check=True)
 
 
 def no_mounts() -> str:

@@ -198,9 +198,16 @@ class Trial:
             return Ran(0)
         arguments = self.arguments(lake, sample, step, *settings)
         if death is None:
-            return self.stage.crew.warm().run(step[0], *arguments)
+            return self.note(self.stage.crew.warm().run(step[0], *arguments))
         with self.stage.crew.victim() as victim:
-            return victim.run(step[0], *arguments, death=death)
+            return self.note(victim.run(step[0], *arguments, death=death))
+
+    def note(self, ran: Ran) -> Ran:
+        """Note how a job ended that did not succeed, with the first line of what it said."""
+        if ran.code != 0:
+            first = next((line for line in ran.err.splitlines() if line.startswith("LH")), "")
+            self.say("died" if ran.died else f"ended with {ran.code}, {first[:160]}")
+        return ran
 
     def succeed(
         self, lake: Lake, sample: Sample, steps: Sequence[Step], *settings: str, death: Death | None = None

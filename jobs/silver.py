@@ -97,8 +97,9 @@ def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str,
     except (PySparkException, Py4JJavaError) as error:
         if failure:
             raise failure[0] from None
+        checkpoint.check(lake, "silver", name)
         if lake.relative(place) in str(error):
-            raise checkpoint.damaged(lake, "silver", name, "Spark cannot read it", str(error)) from error
+            raise checkpoint.unusable(lake, "silver", name, str(error)) from error
         raise
 
 

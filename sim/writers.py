@@ -699,7 +699,8 @@ def encode(table: pa.Table, format: FileFormat) -> pa.Buffer:
 def _parquet(table: pa.Table) -> pa.Buffer:
     """Parquet, zstd. Dictionaries only where values repeat: on measured floats they cost six times the time.
 
-    Times are delta-encoded: a steady clock then takes next to nothing. Spark, DuckDB and Delta read that.
+    Times are delta-encoded: a steady clock then takes next to nothing. Spark, DuckDB and Delta read that. Pages have
+    checksums, so that a bit that was flipped on the way does not pass for a value.
     """
     times = [column.name for column in table.schema if pa.types.is_timestamp(column.type)]
     repeating = [column.name for column in table.schema if _repeats(column.type)]
@@ -710,6 +711,7 @@ def _parquet(table: pa.Table) -> pa.Buffer:
         compression="zstd",
         use_dictionary=repeating,
         column_encoding=dict.fromkeys(times, "DELTA_BINARY_PACKED"),
+        write_page_checksum=True,
     )
     return sink.getvalue()
 
@@ -861,7 +863,7 @@ _CAUSES: dict[str, tuple[str, str]] = {
     "NoSuchBucket": ("there is no such bucket", "create it, or correct the lake's address"),
     "AccessDenied": (
         "the credentials may not do this",
-        "allow s3:PutObject there, and the key's use if it is encrypted",
+        "allow s3:GetObject, s3:PutObject and s3:DeleteObject there, and the key's use if it is encrypted",
     ),
     "AccessDeniedException": (
         "the credentials may not do this",
@@ -905,11 +907,16 @@ def _code(error: ClientError) -> str:
     return code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else "an unknown error"
 
 
+def meaning(code: str) -> tuple[str, str]:
+    """Why a store refuses with this code, empty if that is not known, and what to do."""
+    return _CAUSES.get(code, ("", "ask the store by its own client: aws s3 ls"))
+
+
 def _store_error(error: Exception, bucket: str, key: str) -> StoreError:
     """Say a refusal in our own words. Of a server's answer only the code is kept: it may echo a secret."""
     name, where = type(error).__name__, ""
     if isinstance(error, ClientError):
         name, where = _code(error), f" to {error.operation_name}"
-    cause, remedy = _CAUSES.get(name, ("", "ask the store by its own client: aws s3 ls"))
+    cause, remedy = meaning(name)
     why = f"{cause} ({name}{where})" if cause else f"{name}{where}"
     return StoreError(f"could not write s3://{bucket}/{key}", why=why, remedy=remedy)

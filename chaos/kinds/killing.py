@@ -35,7 +35,6 @@ def _die(trial: Trial, how: str) -> Ran:
     place, death = _death(trial, steps, how)
     expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place])
     ran = trial.do(lake, sample, steps[place], death=death)
-    trial.say("died" if ran.died else f"ended with {ran.code}")
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)
     return ran
@@ -71,9 +70,8 @@ def at_any_instant(trial: Trial) -> None:
         victim.begin(steps[place][0], *trial.arguments(lake, sample, steps[place]))
         timer = threading.Timer(after, victim.kill)
         timer.start()
-        ran = victim.end()
+        trial.note(victim.end())
         timer.cancel()
-    trial.say("died" if ran.died else f"ended with {ran.code}")
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)
 
@@ -97,7 +95,6 @@ def worker_at_any_instant(trial: Trial) -> None:
     try:
         for step in steps:
             ran = trial.do(lake, sample, step)
-            trial.say(f"{step[0]} ended with {ran.code}")
             if ran.code not in (0, 3, 4) or (ran.code and "LH" not in ran.err):
                 raise ScenarioError(f"{' '.join(step)} ended with {ran.code}:\n{ran.err}")
     finally:
@@ -121,7 +118,7 @@ def asleep(trial: Trial) -> None:
             death=death,
             meanwhile=lambda: trial.succeed(lake, sample, steps[place : place + 1]),
         )
-    trial.say(f"the first ended with {ran.code}")
+    trial.note(ran)
     if ran.code not in (0, 3) or (ran.code == 3 and "LH303" not in ran.err):
         raise ScenarioError(f"the run that woke up ended with {ran.code}:\n{ran.err}")
     trial.succeed(lake, sample, steps[place:])

@@ -24,7 +24,7 @@ def troubled(trial: Trial, make: Callable[[Trial], Trouble]) -> None:
     expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place], on_s3=True)
     with trial.stage.stores.proxy.troubled(trouble):
         ran = trial.do(lake, sample, steps[place])
-    trial.say(f"{trouble.spoiled} spoiled, ended with {ran.code}")
+    trial.say(f"{trouble.spoiled} spoiled")
     well_said(ran)
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)
@@ -63,7 +63,9 @@ def expired(trial: Trial) -> Trouble:
 
 def denied(trial: Trial) -> Trouble:
     """A part of the lake may not be written."""
-    path = trial.rng.choice(["/silver/", "/quarantine/", "/gold/", "/ops/", ""])
+    path = trial.rng.choice(
+        ["/lake/silver/", "/lake/quarantine/", "/lake/gold/", "/lake/ops/checkpoints/", "/lake/ops/", ""]
+    )
     return Trouble("denied", _WRITES, path, times=_FOR_EVER)
 
 
@@ -85,7 +87,6 @@ def full_disk(trial: Trial) -> None:
         disk.fill(leaving)
         ran = trial.do(lake, sample, steps[place])
         disk.empty()
-        trial.say(f"ended with {ran.code}")
         well_said(ran)
         trial.succeed(lake, sample, steps[place:])
         trial.check(lake, expected)

@@ -262,7 +262,7 @@ def _cells(text: str) -> list[str]:
 def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
     number = 0
     try:
-        file = pq.ParquetFile(stream)
+        file = pq.ParquetFile(stream, page_checksum_verification=True)
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             raise _foreign(name, "it has two columns of one name")

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from jobs.lake.errors import DataError
+from jobs.lake.errors import DataError, MachineError
 from jobs.lake.intake import Arrived
 from jobs.lake.layout import Lake
 
@@ -45,7 +45,7 @@ def check(lake: Lake, stage: str, dataset: str) -> None:
             part = f"sources/0/{number}"
             _check_part(lake, f"{root}/{part}", versioned=True)
     except (OSError, ValueError, LookupError) as error:
-        raise damaged(lake, stage, dataset, part, str(error)) from error
+        raise _damaged(lake, stage, dataset, part, str(error)) from error
 
 
 def _check_part(lake: Lake, path: str, *, versioned: bool) -> None:
@@ -60,15 +60,30 @@ def _check_part(lake: Lake, path: str, *, versioned: bool) -> None:
         json.loads(lines[-1])
 
 
-def damaged(lake: Lake, stage: str, dataset: str, part: str, why: str) -> DataError:
+def _damaged(lake: Lake, stage: str, dataset: str, part: str, why: str) -> DataError:
     """What to say of a checkpoint that cannot be relied on, and how to go on without it."""
+    return DataError(
+        f"the checkpoint {lake.relative(lake.checkpoint(stage, dataset))} is damaged: {part}",
+        why=" ".join(why.split())[:300],
+        remedy=_without(lake, stage, dataset),
+    )
+
+
+def unusable(lake: Lake, stage: str, dataset: str, why: str) -> MachineError:
+    """What to say of a checkpoint that is sound as far as one can tell, and that Spark could not read or write."""
+    return MachineError(
+        f"Spark could not use the checkpoint {lake.relative(lake.checkpoint(stage, dataset))}",
+        why=" ".join(why.split())[:300],
+        remedy="./spark-submit.sh doctor tells whether the lake can be read and written; if so, the same command,"
+        f" and if that fails again: {_without(lake, stage, dataset)}",
+    )
+
+
+def _without(lake: Lake, stage: str, dataset: str) -> str:
+    """How to go on without a checkpoint."""
     place = lake.checkpoint(stage, dataset)
     remove = f"aws s3 rm --recursive {lake.delta_uri(place)}" if lake.on_s3 else f"rm -r '{place}'"
-    return DataError(
-        f"the checkpoint {lake.relative(place)} is damaged: {part}",
-        why=" ".join(why.split())[:300],
-        remedy=f"{remove}, then the same command: bronze is read anew, and what the tables have counts as duplicates",
-    )
+    return f"{remove}, then the same command: bronze is read anew, and what the tables have counts as duplicates"
 
 
 def waiting(lake: Lake, stage: str, dataset: str) -> list[Arrived]:

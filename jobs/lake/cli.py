@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import os
-import re
 import secrets
 import signal
 import sys
@@ -22,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql.types import DoubleType, FloatType
 
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import config, errors, ledger, session
+from jobs.lake import config, diagnosis, ledger, session
 from jobs.lake.config import Settings
 from jobs.lake.console import Console, reopen_streams
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import ConfigurationError, LakehouseError, MachineError, UsageError
+from jobs.lake.errors import ConfigurationError, LakehouseError, UsageError
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
 
@@ -218,30 +217,10 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
         return code
     except Exception as error:
         traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
-        told = _told_by_worker(error) or _unforeseen(error)
+        told = diagnosis.told(error)
         print(told, file=sys.stderr)
         return told.exit_code
     return 0
-
-
-_TOLD = re.compile(r"\bsim\.errors\.(\w+): LH\d+ (.*)(?:\n  why:  (.*))?(?:\n  next: (.*))?")
-
-
-def _told_by_worker(error: Exception) -> LakehouseError | None:
-    """The error for people that a Spark task ended with, of which Spark hands on no more than the text."""
-    found = _TOLD.search(str(error))
-    return found and getattr(errors, found[1])(found[2], why=found[3] or "", remedy=found[4] or "")
-
-
-def _unforeseen(error: Exception) -> LakehouseError:
-    log = os.environ.get("LAKEHOUSE_LOG", "the output above")
-    first = str(error).strip().splitlines() or [type(error).__name__]
-    # What the operating system or the store refuses is the machine's fault.
-    return (MachineError if isinstance(error, OSError) else LakehouseError)(
-        first[0][:300],
-        why=f"an error nobody foresaw; the whole of it is in {log}",
-        remedy="./spark-submit.sh doctor; if all is well there, report it with the log",
-    )
 
 
 def choice(names: Sequence[str], chosen: str, what: str) -> list[str]:

@@ -25,6 +25,7 @@ from jobs.lake.tables import Dataset
 
 _BINARY_FILE = "path string, modificationTime timestamp, length long, content binary"
 _MAX_ERROR = 300
+_MAX_COLUMNS = 2_000  # of a file: each is one of silver's from then on, and planning takes longer with each
 _MAGIC = b"PAR1"
 _TAIL = 1 << 16  # bytes: holds the footer of nearly every file, so that one read does
 _BLOCK = 1 << 23
@@ -148,8 +149,12 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
         try:
             schema = pq.ParquetFile(pa.BufferReader(footer)).schema_arrow.remove_metadata()
             metadata = pq.read_metadata(pa.BufferReader(footer))
+            if metadata.num_columns > _MAX_COLUMNS:
+                raise ValueError(
+                    f"it has {metadata.num_columns:,} columns; more than {_MAX_COLUMNS:,} are not taken in"
+                )
             if thorough:
-                for _ in pq.ParquetFile(source).iter_batches():
+                for _ in pq.ParquetFile(source, page_checksum_verification=True).iter_batches():
                     pass
             spark_schema(schema)
             return Probed(file, metadata.num_rows, schema, _bounds(metadata))

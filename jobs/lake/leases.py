@@ -198,10 +198,11 @@ class Lease:
                 self._writer.put(self._place(self._number), _written(self._holder))
 
     def release(self) -> None:
-        """Let go of the table."""
+        """Let go of the table; if the store does not take that, the lease runs out by itself."""
         self._ended.set()
         if self._lost_to is None and now() < self._sure_until:
-            self._write(released=True)
+            with suppress(MachineError, OSError):
+                self._write(released=True)
 
     def _place(self, number: int) -> str:
         return f"{self._key}/{number:012d}.json"

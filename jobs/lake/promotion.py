@@ -15,9 +15,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.lake import delta, drift, intake, ledger, quarantine
+from jobs.lake import delta, diagnosis, drift, intake, ledger, quarantine
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
+from jobs.lake.errors import MachineError
 from jobs.lake.intake import Arrived, Probed
 from jobs.lake.judging import Judge
 from jobs.lake.layout import Lake
@@ -85,12 +86,15 @@ class Promotion:
             try:
                 return probed, self._write(probed, transaction)
             except (PySparkException, Py4JJavaError) as error:  # PySpark translates only some of its own
-                failed = _FAILED_FILE.search(str(error))
-                if failed is None:
+                if isinstance(diagnosis.told(error), MachineError):
                     raise
+                failed, known = _FAILED_FILE.search(str(error)), probed
                 if not read_through:
                     probed, read_through = intake.probe(self.spark, self.lake, files, thorough=True), True
-                    continue
+                    if failed or probed != known:
+                        continue
+                if failed is None:
+                    raise
                 # Arrow can read all of it, and Spark could not twice.
                 name = self.lake.relative(unquote(failed[1]))
                 broken = [i for i, p in enumerate(probed) if not p.error and self.lake.relative(p.file.path) == name]

@@ -180,7 +180,8 @@ def _rivals(filesystem: pafs.FileSystem, group: Group, entity: str, rest: Sequen
     arrivals: list[Int64] = []
     for part in group.parts:
         with filesystem.open_input_file(part.place) as source:
-            table = pq.ParquetFile(source).read(columns=list(part.columns), use_threads=False)
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            table = file.read(columns=list(part.columns), use_threads=False)
         keys.append(table.select(part.columns).rename_columns(list(rest)))
         arrivals.append((np.int64(part.order) << intake.ROW_BITS) + np.arange(table.num_rows))
     if group.held:

@@ -62,6 +62,8 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         # What is kept is read a few times: packing it costs more than it saves.
         "spark.sql.inMemoryColumnarStorage.compressed": "false",
         "spark.sql.streaming.metricsEnabled": "false",
+        # A bit that was flipped on a disk or on the way does not pass for a value.
+        "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
         # A job to look up the files of a batch pays only where each look crosses a network.
         "spark.sql.sources.parallelPartitionDiscovery.threshold": str(32 if lake.on_s3 else 100_000),
         "spark.ui.enabled": "false",

@@ -78,7 +78,7 @@ def _touch(filesystem: pafs.FileSystem, place: str, how: Windowed, window: tuple
     numbers: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
     rows: dict[str, int] = defaultdict(int)
     with filesystem.open_input_file(place) as source:
-        file = pq.ParquetFile(source, read_dictionary=[entity] if entity else [])
+        file = pq.ParquetFile(source, read_dictionary=[entity] if entity else [], page_checksum_verification=True)
         for batch in file.iter_batches(1 << 20, columns=list(how.place)):
             known = batch.filter(pc.is_valid(batch.column(time))) if batch.column(time).null_count else batch
             names = known.column(entity).dictionary.to_pylist() if entity else [ALL]
@@ -242,7 +242,7 @@ def _read_file(
 ) -> Iterator[pa.Table]:
     """The rows of one file that are of these entities and in this span, row group by row group."""
     with filesystem.open_input_file(place) as source:
-        file = pq.ParquetFile(source, read_dictionary=columns, pre_buffer=True)
+        file = pq.ParquetFile(source, read_dictionary=columns, pre_buffer=True, page_checksum_verification=True)
         yield file.schema_arrow.empty_table().select(columns)
         for number in range(file.num_row_groups):
             if not _may_have(file.metadata.row_group(number), how, windows, span):

@@ -1,0 +1,90 @@
+"""What an exception that nobody raised for a person means to one."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from jobs.lake import errors
+from jobs.lake.errors import LakehouseError, MachineError
+from sim.writers import meaning
+
+_TOLD = re.compile(r"\bsim\.errors\.(\w+): LH\d+ (.*)(?:\n  why:  (.*))?(?:\n  next: (.*))?")
+
+# S3's code for a refusal, as the three clients write it down: Hadoop's, Arrow's, and that of deltalake.
+_REFUSED = re.compile(
+    r"Request ID: [^)]*\):(\w+)|ExceptionName: (\w+)|<Code>(\w+)</Code>|AWS Error (?!UNKNOWN)([A-Z_]+)"
+)
+_WHERE = re.compile(r"s3a?://[^\s'\",;)\]]+[^\s'\",;)\].:]")
+
+_MACHINE = (
+    (
+        re.compile(r"No space left on device|Disk quota exceeded|os error 28|Errno 28"),
+        "there is no room left on a disk",
+        "the lake's, or that of Spark's temporary files",
+        "df -h; make room, then the same command: what is committed is not done again",
+    ),
+    (
+        re.compile(r"Python worker exited unexpectedly|Python worker failed to connect"),
+        "a Python worker of Spark's has died",
+        "it was killed: most often by the system, for lack of memory",
+        "the same command; if it dies again, with fewer at a time: --on 'local[1]'",
+    ),
+    (
+        re.compile(r"java\.lang\.OutOfMemoryError"),
+        "Java's memory is used up",
+        "what one task holds is more than the session was given",
+        "the same command with --set spark.driver_memory=8g",
+    ),
+    (
+        re.compile(r"Connection refused|Connection reset|error sending request|timed? ?out|UnknownHostException", re.I),
+        "a server does not answer, or hung up",
+        "the network, or the server, was not there for longer than all attempts took",
+        "./spark-submit.sh doctor; when it answers, the same command: what is committed is not done again",
+    ),
+)
+
+
+def told(error: Exception) -> LakehouseError:
+    """The error for people that another one comes down to."""
+    text = str(error)
+    return _by_worker(text) or _by_store(text) or _by_machine(text) or _unforeseen(error, text)
+
+
+def _by_worker(text: str) -> LakehouseError | None:
+    """The error for people that a Spark task ended with, of which Spark hands on no more than the text."""
+    found = _TOLD.search(text)
+    return found and getattr(errors, found[1])(found[2], why=found[3] or "", remedy=found[4] or "")
+
+
+def _by_store(text: str) -> MachineError | None:
+    """What S3 refused, in our own words: a server's may echo a secret."""
+    found = _REFUSED.search(text)
+    if not found:
+        return None
+    code = next(filter(None, found.groups()))
+    code = code.title().replace("_", "") if code.isupper() else code
+    where, (cause, remedy) = _WHERE.search(text), meaning(code)
+    return errors.StoreError(
+        f"S3 refused a request{f' for {where[0]}' if where else ''}",
+        why=f"{cause} ({code})" if cause else code,
+        remedy=f"{remedy}; then the same command: what is committed is not done again",
+    )
+
+
+def _by_machine(text: str) -> MachineError | None:
+    for pattern, what, why, remedy in _MACHINE:
+        if pattern.search(text):
+            return MachineError(what, why=why, remedy=remedy)
+    return None
+
+
+def _unforeseen(error: Exception, text: str) -> LakehouseError:
+    log = os.environ.get("LAKEHOUSE_LOG", "the output above")
+    first = text.strip().splitlines() or [type(error).__name__]
+    # What the operating system or the store refuses is the machine's fault.
+    return (MachineError if isinstance(error, OSError) else LakehouseError)(
+        first[0][:300],
+        why=f"an error nobody foresaw; the whole of it is in {log}",
+        remedy="./spark-submit.sh doctor; if all is well there, report it with the log",
+    )

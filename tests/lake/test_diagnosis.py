@@ -1,0 +1,78 @@
+"""What an exception of Spark's, of S3's or of the system's comes down to, for a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.lake import diagnosis
+from jobs.lake.errors import FileRefusedError, StoreError
+
+# As they were seen, shortened.
+HADOOP = (
+    "An error occurred while calling o6945.save.\n: org.apache.spark.sql.delta.DeltaIOException: "
+    "[DELTA_CANNOT_CREATE_LOG_PATH] Cannot create s3a://bucket/lake/silver/fleet/_delta_log\n"
+    "Caused by: java.nio.file.AccessDeniedException: lake/silver/fleet/_delta_log/_staged_commits: PUT 0-byte object: "
+    "software.amazon.awssdk.services.s3.model.S3Exception: Access Denied (Service: S3, Status Code: 403, "
+    "Request ID: null):AccessDenied"
+)
+ARROW = (
+    "When getting information for key 'lake/x' in bucket 'bucket': AWS Error ACCESS_DENIED during HeadObject "
+    "operation: No response body."
+)
+ARROW_UNKNOWN = (
+    "When listing objects: AWS Error UNKNOWN (HTTP status 400) during ListObjectsV2 operation: Unable to parse "
+    "ExceptionName: ExpiredToken Message: The provided token has expired."
+)
+DELTALAKE = (
+    "Generic S3 error: Error performing PUT in 1.2s - Server returned non-2xx status code: 403 Forbidden: "
+    '<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>planted-secret</Message></Error>'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "code"),
+    [
+        (HADOOP, "S3 refused a request for s3a://bucket/lake/silver/fleet/_delta_log\n", "AccessDenied"),
+        (ARROW, "S3 refused a request", "AccessDenied"),
+        (ARROW_UNKNOWN, "S3 refused a request", "ExpiredToken"),
+        (DELTALAKE, "S3 refused a request", "AccessDenied"),
+    ],
+)
+def test_told__what_s3_refused_by_each_of_its_clients(text: str, says: str, code: str):
+    error = diagnosis.told(RuntimeError(text))
+    assert isinstance(error, StoreError)
+    assert says in str(error)
+    assert f"({code})" in error.why
+    assert error.remedy.endswith("the same command: what is committed is not done again")
+    assert "planted-secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Caused by: java.io.IOException: No space left on device", "there is no room left on a disk"),
+        ("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left", "there is no room left"),
+        ("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed).", "a Python worker"),
+        ("Caused by: java.lang.OutOfMemoryError: Java heap space", "Java's memory is used up"),
+        ("Connect to 127.0.0.1:9 failed: Connection refused", "a server does not answer"),
+    ],
+)
+def test_told__what_is_the_machines_fault(text: str, says: str):
+    error = diagnosis.told(RuntimeError(f"An error occurred while calling o1.save.\n{text}"))
+    assert error.exit_code == 3
+    assert says in error.what
+    assert error.why
+    assert error.remedy
+
+
+def test_told__what_a_worker_said():
+    said = str(FileRefusedError("x.csv is refused", why="it is a picture", remedy="remove it"))
+    error = diagnosis.told(RuntimeError(f"Traceback\nsim.errors.FileRefusedError: {said}\n\n\tat org.apache"))
+    assert isinstance(error, FileRefusedError)
+    assert str(error) == said
+
+
+def test_told__what_nobody_foresaw_is_ours_and_the_systems_is_the_machines():
+    assert diagnosis.told(KeyError("x")).exit_code == 4
+    assert diagnosis.told(OSError("odd")).exit_code == 3
+    assert len(diagnosis.told(KeyError("x" * 10_000)).what) == 300
