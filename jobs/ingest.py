@@ -26,6 +26,8 @@ from jobs.lake.ledger import Entry
 from jobs.lake.sources import Refused, SourceFile
 from jobs.lake.tables import Dataset, Ingest
 
+_REFUSED_AT_ONCE = 50_000  # lines that wait for quarantine, a few dozen MB: a file of nothing else may have any number
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``ingest``."""
@@ -85,20 +87,31 @@ def _ingest_one(
     if delta.progress(context.lake, context.lake.ledger, transaction.application) is not None:
         return context.nothing_new("ingest", file.name)
     writer, stem = context.lake.writer(), file.name.split(".")[0]
-    written = 0
+    written = quarantined = 0
     refused: list[Refused] = []
-    for number, piece in enumerate(how.parse(file, companions)):
-        written += piece.rows.num_rows
-        refused.extend(piece.refused)
-        if piece.rows.num_rows:
-            name = f"{stem}-{digest}-{number:05d}"
-            writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
-    if refused:
+
+    def put_away() -> None:
         rows = [
             (json.dumps({"line": text}), [reason], file.name, number, started, None, None)
             for number, text, reason in refused
         ]
-        quarantine.append(context.lake, dataset.name, [quarantine.refused(context.spark, rows)], transaction)
+        part = Transaction(transaction.application, quarantined // _REFUSED_AT_ONCE)
+        quarantine.append(context.lake, dataset.name, [quarantine.refused(context.spark, rows)], part)
+
+    for number, piece in enumerate(how.parse(file, companions)):
+        written += piece.rows.num_rows
+        for line in piece.refused:
+            refused.append(line)
+            if len(refused) == _REFUSED_AT_ONCE:
+                put_away()
+                quarantined += len(refused)
+                refused.clear()
+        if piece.rows.num_rows:
+            name = f"{stem}-{digest}-{number:05d}"
+            writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
+    if refused:
+        put_away()
+        quarantined += len(refused)
     entry = Entry(
         run_id=context.run_id,
         stage="ingest",
@@ -107,9 +120,9 @@ def _ingest_one(
         started_at=started,
         seconds=round(time.monotonic() - clock, 3),
         files=1,
-        rows_read=written + len(refused),
+        rows_read=written + quarantined,
         rows_written=written,
-        rows_quarantined=len(refused),
+        rows_quarantined=quarantined,
         bytes_read=sum(len(block) for block in _blocks(file)),
     )
     ledger.record(context.lake, [entry], transaction)

@@ -150,9 +150,7 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
             schema = pq.ParquetFile(pa.BufferReader(footer)).schema_arrow.remove_metadata()
             metadata = pq.read_metadata(pa.BufferReader(footer))
             if metadata.num_columns > _MAX_COLUMNS:
-                raise ValueError(
-                    f"it has {metadata.num_columns:,} columns; more than {_MAX_COLUMNS:,} are not taken in"
-                )
+                raise ValueError(f"it has {metadata.num_columns:,} columns; at most {_MAX_COLUMNS:,} are taken in")
             if thorough:
                 for _ in pq.ParquetFile(source, page_checksum_verification=True).iter_batches():
                     pass

@@ -93,6 +93,28 @@ def test_ingest__lines_that_are_no_rows(lake: Context, tmp_path: Path):
     assert len(DeltaTable(lake.lake.quarantine("turbofan")).to_pyarrow_table()) == 2
 
 
+def test_ingest__more_refused_lines_than_are_kept_at_once(
+    lake: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from jobs import ingest
+    from jobs.lake import ledger
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "train_FD002.txt"
+    path.write_text(lines(*((1, cycle) for cycle in range(1, 21))) + "".join(f"{n} is no row\n" for n in range(7)))
+    monkeypatch.setattr(ingest, "_REFUSED_AT_ONCE", 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "record", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(lake, path)
+    (entry,) = run(lake, path)
+    assert (entry.rows_read, entry.rows_written, entry.rows_quarantined) == (27, 20, 7)
+    found = DeltaTable(lake.lake.quarantine("turbofan")).to_pyarrow_table()["source_row"].to_pylist()
+    assert sorted(found) == [*range(21, 28)]
+
+
 def test_ingest__the_true_life_of_a_test_file_is_found_beside_it(lake: Context, tmp_path: Path):
     test = tmp_path / "test_FD003.txt"
     test.write_text(lines((1, 1), (1, 2), (2, 1)))

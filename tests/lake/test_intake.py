@@ -98,6 +98,38 @@ def test_promote__broken_pages_under_a_sound_footer(floor: Floor):
     assert len(floor.silver) == 2
 
 
+@pytest.mark.parametrize("column", ["value", "id"])  # what Spark reads first, and what the search for rivals does
+def test_promote__a_flipped_bit_is_seen_by_the_checksum_of_its_page(floor: Floor, column: str):
+    good = floor.put("good.parquet", parquet(10))
+    floor.promote(good)
+    # Neither the smallest nor the largest, which the head of a page has as well, without a checksum.
+    within = {"value": [1.0] * 5 + [7.25] + [9.0] * 4, "id": ["a"] * 5 + ["seven"] + ["z"] * 4}
+    base = {"id": ["a"] * 10, "n": range(10), "value": [1.0] * 10}
+    types = pa.schema({"id": pa.string(), "n": pa.int32(), "value": pa.float32()})
+    table, out = pa.table({**base, column: within[column]}, types), io.BytesIO()
+    pq.write_table(table, out, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(out.getvalue())
+    content[content.index({"value": np.float32(7.25).tobytes(), "id": b"seven"}[column])] ^= 1
+    entry = floor.promote(floor.put("flipped.parquet", bytes(content)), number=1)
+    assert (entry.rows_written, entry.files_quarantined) == (0, 1)
+    assert len(floor.silver) == 10
+    ((name, row, (reason,)),) = floor.refused
+    assert (name, row) == ("flipped.parquet", None)
+    assert reason.startswith("unreadable_file file: ")
+
+
+def test_probe__a_file_of_too_many_columns_is_refused(floor: Floor):
+    def wide(columns: int) -> bytes:
+        out = io.BytesIO()
+        pq.write_table(pa.table({f"c{n}": [1] for n in range(columns)}), out)
+        return out.getvalue()
+
+    files = [floor.put("most.parquet", wide(2_000)), floor.put("more.parquet", wide(100_000))]
+    most, more = intake.probe_here(floor.context.lake, files)
+    assert (most.rows, most.error) == (1, "")
+    assert more.error == "it has 100,000 columns; at most 2,000 are taken in"
+
+
 def test_promote__nothing_but_unreadable_files(floor: Floor):
     entry = floor.promote(floor.put("a.parquet", b"x"))
     assert counts(entry) == (0, 0, 0, 0)
