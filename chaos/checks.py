@@ -99,9 +99,7 @@ def _books(lake: Lake, *, read_again: bool) -> Iterator[str]:
         if silver["read"] != accounted:
             yield f"books of silver {name}: {silver['read']} rows read, {accounted} accounted for"
         readable, unreadable = _bronze(lake, name)
-        late = (
-            readable - silver["read"]
-        )  # rows of files that were no good at first, and that replay has read since
+        late = readable - silver["read"]  # rows of files that were no good at first, and that replay has read since
         if not (0 <= late <= replay["read"] or (late < 0 and read_again)):
             yield f"bronze/{name} has {readable} rows in readable files, the books have {silver['read']} read by silver"
         there = _count(lake, f"silver/{name}")

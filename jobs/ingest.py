@@ -183,7 +183,8 @@ def _located(lake: Lake, text: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
     filesystem, place = home.filesystem(), home.arrow_path(home.uri)
     info = filesystem.get_file_info(place)
     if info.type != pafs.FileType.File:
-        raise UsageError(f"there is no file {text}", why=f"it is {info.type.name.lower()}", remedy="check the path")
+        why = "it is a folder" if info.type == pafs.FileType.Directory else "nothing is there"
+        raise UsageError(f"there is no file {text}", why=why, remedy="check the path")
     return filesystem, info
 
 
