@@ -171,9 +171,7 @@ def _promoted(lake: Lake) -> Iterator[Outcome]:
     rows = [row for row in held.values() if row["source_row"] is not None]
     good = 2 * (len(rows) + books["rows_duplicate"])
     if (books["rows_duplicate"], books["rows_written"]) != (1, good):
-        raise AssertionError(
-            f"of the rows beside the bad ones {good} are to be written, and one is a duplicate: {books}"
-        )
+        raise AssertionError(f"{good} rows beside the bad ones are to be written, and one is a duplicate: {books}")
     for what, name in names.items():
         row = held.get(name)
         if row is None:

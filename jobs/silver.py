@@ -10,9 +10,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
 from jobs.catalog import DATASETS
-from jobs.lake import checkpoint, cli, delta, ledger
+from jobs.lake import checkpoint, cli, delta, diagnosis, ledger
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
+from jobs.lake.errors import MachineError
 from jobs.lake.intake import new_files, probe_here
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
@@ -98,6 +99,9 @@ def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str,
         if failure:
             raise failure[0] from None
         checkpoint.check(lake, "silver", name)
+        told = diagnosis.told(error)
+        if isinstance(told, MachineError):
+            raise told from error
         if lake.relative(place) in str(error):
             raise checkpoint.unusable(lake, "silver", name, str(error)) from error
         raise

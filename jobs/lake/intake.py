@@ -133,7 +133,11 @@ def probe_here(lake: Lake, files: Iterable[Arrived]) -> Iterator[Probed]:
 def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: bool) -> Probed:
     if file.bytes <= 0:
         return Probed(file, error="the file is empty" if file.bytes == 0 else "the file is gone")
-    with filesystem.open_input_file(place) as source:
+    try:
+        source = filesystem.open_input_file(place)
+    except FileNotFoundError:
+        return Probed(file, error="the file is gone")
+    with source:
         try:
             footer = _footer(source, file.bytes)
             source.seek(0)
