@@ -132,8 +132,8 @@ def _bronze(lake: Lake, name: str) -> tuple[int, set[str]]:
     for file in files(lake, f"bronze/{name}"):
         try:
             with lake.filesystem().open_input_file(lake.arrow_path(f"{lake.uri}/{file}")) as source:
-                file = pq.ParquetFile(source, page_checksum_verification=True)
-                count += sum(len(batch) for batch in file.iter_batches())
+                batches = pq.ParquetFile(source, page_checksum_verification=True).iter_batches()
+                count += sum(len(batch) for batch in batches)
         except (pa.ArrowException, OSError, TypeError, ValueError):
             unreadable.add(file)
     return count, unreadable

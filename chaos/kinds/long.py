@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections import Counter
@@ -33,13 +34,18 @@ def many_drivers(trial: Trial) -> None:
         clock = time.monotonic()
         for number, driver in enumerate(drivers):
             step = ("append", "--table", _TABLE, "--driver", str(number), "--commits", str(_COMMITS))
-            driver.begin("chaos.append", *trial.arguments(lake, SAMPLES["fleet"], step, "leases.wait_seconds=3600"))
+            driver.begin(
+                "chaos.append",
+                *trial.arguments(lake, SAMPLES["fleet"], step, "leases.seconds=60", "leases.wait_seconds=3600"),
+            )
         ended = [driver.end() for driver in drivers]
         seconds = time.monotonic() - clock
     finally:
         for driver in drivers:
             driver.close()
-    acknowledged = Counter((number, int(commit)) for number, ran in enumerate(ended) for commit in ran.out.split())
+    acknowledged = Counter(
+        (number, int(commit)) for number, ran in enumerate(ended) for commit in re.findall(r"^\d+$", ran.out, re.M)
+    )
     there = Counter((row["driver"], row["commit"]) for row in checks.rows(lake, _TABLE))
     table = checks.opened(lake, _TABLE)
     commits = 0 if table is None else table.version() + 1
