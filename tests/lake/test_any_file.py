@@ -1,0 +1,89 @@
+"""Whatever a file holds, it is promoted or refused: never an exception, never a row without a place, never a NaN."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.lake.conftest import Floor
+
+ROWS = 4
+NAMES = ["id", "n", "value", "ID", "identifier", "extra", "a b", "Ümläut", ""]
+VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.int8(): st.integers(-128, 127),
+    pa.int32(): st.integers(-(2**31), 2**31 - 1),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float32(): st.floats(width=32),
+    pa.float64(): st.floats(),
+    pa.bool_(): st.booleans(),
+    pa.string(): st.text(max_size=8) | st.sampled_from(["1", "-2.5", "nan", "1e999", " 7 ", "NaN"]),
+    pa.binary(): st.binary(max_size=8),
+    pa.date32(): st.integers(-(2**31), 2**31 - 1),
+    pa.timestamp("us", "UTC"): st.integers(-(2**63), 2**63 - 1),
+    pa.timestamp("ns"): st.integers(-(2**63), 2**63 - 1),
+    pa.time64("us"): st.integers(0, 86_399_999_999),
+    pa.decimal128(38, 10): st.decimals(-(10**20), 10**20, places=10),
+    pa.list_(pa.float64()): st.lists(st.floats(), max_size=3),
+    pa.struct([("x", pa.int32())]): st.fixed_dictionaries({"x": st.integers(0, 9)}),
+    pa.null(): st.none(),
+}
+"""Type -> what a column of it may hold, as Arrow takes it: days and microseconds are numbers."""
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> pa.Array:
+    """A column of any type, with nulls."""
+    kind = draw(st.sampled_from([*VALUES]))
+    return pa.array(draw(st.lists(VALUES[kind] | st.none(), min_size=ROWS, max_size=ROWS)), kind)
+
+
+@st.composite
+def files(draw: st.DrawFn) -> bytes:
+    """A file of some of these columns; most have a key that can be used."""
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
+    table = {name: draw(columns()) for name in names}
+    if draw(st.integers(0, 3)):
+        table |= {"id": pa.array(draw(st.lists(st.text(max_size=3) | st.none(), min_size=ROWS, max_size=ROWS)))}
+        table |= {
+            "n": pa.array(draw(st.lists(st.integers(0, 5) | st.none(), min_size=ROWS, max_size=ROWS)), pa.int32())
+        }
+    out = io.BytesIO()
+    pq.write_table(pa.table(table), out)
+    return out.getvalue()
+
+
+@settings(
+    max_examples=4,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],  # to shrink takes Spark an hour; a file is small as it is
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.lists(files(), min_size=10, max_size=25))
+def test_promote__whatever_a_file_holds(floor: Floor, contents: list[bytes]):
+    number, known, held = len(floor.rows("ops/ledger")), len(silver(floor)), len(floor.refused)
+    arrived = [floor.put(f"{number}-{place}.parquet", content) for place, content in enumerate(contents)]
+    entry = floor.promote(*arrived, number=number)
+    assert entry.rows_read == ROWS * (len(contents) - entry.files_quarantined)
+    assert entry.rows_read == entry.rows_written + entry.rows_duplicate + entry.rows_quarantined
+    there = silver(floor)
+    assert len(there) - known == entry.rows_written
+    assert len(floor.refused) - held == entry.rows_quarantined + entry.files_quarantined
+    assert all(row["id"] is not None and row["n"] is not None for row in there)
+    assert all(row["value"] is None or math.isfinite(row["value"]) for row in there)
+
+
+def silver(floor: Floor) -> list[dict[str, Any]]:
+    """Of silver, the columns that Python can hold: an extra one may have instants beyond its calendar."""
+    uri = floor.context.lake.silver("toy")
+    if not DeltaTable.is_deltatable(uri):
+        return []
+    found: list[dict[str, Any]] = DeltaTable(uri).to_pyarrow_table(columns=["id", "n", "value"]).to_pylist()
+    return found
