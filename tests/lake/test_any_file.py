@@ -51,10 +51,14 @@ def files(draw: st.DrawFn) -> bytes:
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
     table = {name: draw(columns()) for name in names}
     if draw(st.integers(0, 3)):
-        table |= {"id": pa.array(draw(st.lists(st.text(max_size=3) | st.none(), min_size=ROWS, max_size=ROWS)))}
-        table |= {
-            "n": pa.array(draw(st.lists(st.integers(0, 5) | st.none(), min_size=ROWS, max_size=ROWS)), pa.int32())
-        }
+        table = {name: column for name, column in table.items() if name.lower() not in ("id", "identifier", "n")}
+        for name, kind, values in (
+            ("id", pa.string(), st.sampled_from(["a", "b", "a"])),
+            ("n", pa.int32(), st.integers(0, 20)),
+            ("value", pa.float32(), st.floats(-120, 120, width=32) | st.just(math.nan)),
+        ):
+            drawn = draw(st.lists(values | st.none(), min_size=ROWS, max_size=ROWS))
+            table.setdefault(name, pa.array(drawn, kind))
     out = io.BytesIO()
     pq.write_table(pa.table(table), out)
     return out.getvalue()
