@@ -883,6 +883,7 @@ _CAUSES: dict[str, tuple[str, str]] = {
     "SlowDown": _BUSY,
     "ServiceUnavailable": _BUSY,
     "InternalError": _BUSY,
+    "InternalFailure": _BUSY,
     "NotFoundException": ("there is no such encryption key", "correct kms_key_id"),
     "KMS.NotFoundException": ("there is no such encryption key", "correct kms_key_id"),
     "NoCredentialsError": ("there are no AWS credentials", _WHO),

@@ -20,6 +20,8 @@ from sim.faults import FaultParameters
 from sim.writers import LocalWriter
 
 _TABLE, _DRIVERS, _COMMITS = "silver/appended", 8, 25  # commits of each driver
+# Moto's server answers some requests of so many at once with "internal failure".
+_PATIENT = ("leases.seconds=60", "leases.wait_seconds=3600", "s3.attempts=10", "s3.timeout_seconds=20")
 _SOAK = 30 * 60.0  # s
 _MAINTAIN_EVERY = 20  # hours of data
 
@@ -36,7 +38,7 @@ def many_drivers(trial: Trial) -> None:
             step = ("append", "--table", _TABLE, "--driver", str(number), "--commits", str(_COMMITS))
             driver.begin(
                 "chaos.append",
-                *trial.arguments(lake, SAMPLES["fleet"], step, "leases.seconds=60", "leases.wait_seconds=3600"),
+                *trial.arguments(lake, SAMPLES["fleet"], step, *_PATIENT),
             )
         ended = [driver.end() for driver in drivers]
         seconds = time.monotonic() - clock

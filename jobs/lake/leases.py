@@ -103,12 +103,13 @@ class Lease:
         Raises:
             HeldError: Another run holds it, and went on holding it for as long as this one may wait.
         """
-        started, watched, since = now(), None, 0.0
+        started, watched, since, said = now(), None, 0.0, False
         while True:
             number, last = self._last()
             if last != watched:
                 watched, since = last, now()
-                if last and not self._is_vacant(last, 0):
+                if last and not said and not self._is_vacant(last, 0):
+                    said = True
                     print(f"{self.table} is held by {last}: waiting for it", file=sys.stderr)
             if (last is None or self._is_vacant(last, now() - since)) and self._create(number + 1):
                 self.taken_over = last is not None and not last.released
