@@ -17,12 +17,13 @@ _REFUSED = re.compile(
 )
 _WHERE = re.compile(r"s3a?://[^\s'\",;)\]]+[^\s'\",;)\].:]")
 
+_NOT_AGAIN = "what is committed is not done again"
 _MACHINE = (
     (
         re.compile(r"No space left on device|Disk quota exceeded|os error 28|Errno 28"),
         "there is no room left on a disk",
         "the lake's, or that of Spark's temporary files",
-        "df -h; make room, then the same command: what is committed is not done again",
+        f"df -h; make room, then the same command: {_NOT_AGAIN}",
     ),
     (
         re.compile(r"Python worker exited unexpectedly|Python worker failed to connect"),
@@ -40,7 +41,7 @@ _MACHINE = (
         re.compile(r"Connection refused|Connection reset|error sending request|timed? ?out|UnknownHostException", re.I),
         "a server does not answer, or hung up",
         "the network, or the server, was not there for longer than all attempts took",
-        "./spark-submit.sh doctor; when it answers, the same command: what is committed is not done again",
+        f"./spark-submit.sh doctor; when it answers, the same command: {_NOT_AGAIN}",
     ),
 )
 
@@ -68,7 +69,7 @@ def _by_store(text: str) -> MachineError | None:
     return errors.StoreError(
         f"S3 refused a request{f' for {where[0]}' if where else ''}",
         why=f"{cause} ({code})" if cause else code,
-        remedy=f"{remedy}; then the same command: what is committed is not done again",
+        remedy=remedy if remedy.startswith("run again") else f"{remedy}; then the same command: {_NOT_AGAIN}",
     )
 
 

@@ -29,6 +29,7 @@ from jobs.lake.errors import HeldError, MachineError, TakenOverError
 from jobs.lake.layout import Lake
 
 _LOOK_EVERY = 0.5  # s between two looks at a lease that is waited for
+_LENGTH = 2048  # bytes of a lease
 _BEATS = 3  # renewals within the time that a lease lasts
 
 
@@ -221,8 +222,10 @@ class Lease:
             try:
                 with self._filesystem.open_input_stream(place) as stream:
                     return numbers[-1], _read(stream.read())
-            except FileNotFoundError:  # it was tidied away by who took the next
-                continue
+            except OSError:
+                if self._numbers()[-1:] == numbers[-1:]:
+                    raise
+                # It was tidied away, while it was read, by who took the next.
         return 0, None
 
 
@@ -304,7 +307,8 @@ def now() -> float:
 
 
 def _written(holder: Holder) -> bytes:
-    return json.dumps(asdict(holder), indent=1).encode()
+    # Of one length, whatever it says: who reads it asks for its length first, and it may be renewed between the two.
+    return json.dumps(asdict(holder), indent=1).encode().ljust(_LENGTH)
 
 
 def _read(text: bytes) -> Holder:

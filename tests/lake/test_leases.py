@@ -171,6 +171,36 @@ def test_create__whose_answer_was_lost_is_found_to_be_ours(
     lease.release()
 
 
+def test_written__is_of_one_length_so_that_a_reader_who_has_asked_for_it_can_read_the_next(lake: Lake, elsewhere: None):
+    lease = take(lake)
+    place = f"ops/leases/silver.toy/{lease._number:012d}.json"
+
+    def length() -> int:
+        size: int = lake.filesystem().get_file_info(lake.arrow_path(f"{lake.uri}/{place}")).size
+        return size
+
+    before = length()
+    lease._write(beat=1_000_000)
+    assert length() == before
+    lease.release()
+    assert length() == before
+
+
+def test_last__a_lease_that_is_tidied_away_while_it_is_read(
+    lake: Lake, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+):
+    take(lake).release()
+    reader, honest = Lease(lake, TABLE), leases._read
+
+    def slow(text: bytes) -> Holder:
+        monkeypatch.setattr(leases, "_read", honest)
+        take(lake).release()
+        raise OSError("AWS Error NO_SUCH_KEY")
+
+    monkeypatch.setattr(leases, "_read", slow)
+    assert reader._last()[0] == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"job": "silver.py"}'])
 def test_take__a_lease_that_cannot_be_read_is_somebodys(
     lake: Lake, elsewhere: None, content: bytes, monkeypatch: pytest.MonkeyPatch
