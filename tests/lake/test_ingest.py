@@ -165,7 +165,7 @@ def test_ingest__a_file_that_is_not_there(lake: Context, tmp_path: Path, name: s
 
 def test_ingest__a_folder_is_no_file(lake: Context, tmp_path: Path):
     (tmp_path / "train_FD001.txt").mkdir()
-    with pytest.raises(UsageError, match="directory"):
+    with pytest.raises(UsageError, match="it is a folder"):
         run(lake, tmp_path / "train_FD001.txt")
 
 
