@@ -47,6 +47,8 @@ def main() -> int:
             player.start()
         results = [_report(played.get(), options.home, console) for _ in range(options.runs)]
     finally:
+        for _ in seeds:  # who still plays, since this was interrupted, finds no more
+            continue
         for stage in stages:
             stage.close()
     counts = Counter((result.kind, not result.wrong) for result in results)

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from chaos import checks
@@ -209,16 +210,14 @@ class Trial:
             self.say("died" if ran.died else f"ended with {ran.code}, {first[:160]}")
         return ran
 
-    def succeed(
-        self, lake: Lake, sample: Sample, steps: Sequence[Step], *settings: str, death: Death | None = None
-    ) -> None:
+    def succeed(self, lake: Lake, sample: Sample, steps: Sequence[Step], *settings: str) -> None:
         """Carry out steps that must succeed.
 
         Raises:
             ScenarioError: One did not succeed.
         """
         for step in steps:
-            ran = self.do(lake, sample, step, *settings, death=death)
+            ran = self.do(lake, sample, step, *settings)
             if ran.code != 0:
                 raise ScenarioError(f"{' '.join(step)} ended with {ran.code}:\n{ran.err}")
 
@@ -227,8 +226,7 @@ class Trial:
 
         def make() -> Fingerprint:
             lake = self.prepared(sample, PIPELINE)
-            if wrong := checks.broken(lake):
-                raise ScenarioError("undisturbed:\n" + "\n".join(wrong))
+            self.hold(lake)
             return checks.fingerprint(lake)
 
         return self.stage.references.get(sample.dataset, make)
@@ -254,8 +252,16 @@ class Trial:
             ScenarioError: Something is lost, doubled or otherwise wrong.
         """
         differences = checks.fingerprint(lake, but_for).differences(expected)
-        if wrong := [*differences, *checks.broken(lake, read_again=read_again)]:
-            raise ScenarioError("\n".join(wrong))
+        self.hold(lake, *differences, read_again=read_again)
+
+    def hold(self, lake: Lake, *wrong: str, read_again: bool = False) -> None:
+        """Look for all that must hold of any lake, when these things are known to be wrong already.
+
+        Raises:
+            ScenarioError: Something is wrong.
+        """
+        if found := [*wrong, *checks.broken(lake, read_again=read_again)]:
+            raise ScenarioError("\n".join(found))
 
 
 def _gold(sample: Sample) -> str:
@@ -280,3 +286,9 @@ class Kind:
     play: Callable[[Trial], None]
     needs: Callable[[], str] = lambda: ""
     weight: float = 1
+
+
+def kinds(prefix: str, play: Callable[..., None], titles: Mapping[Callable[..., object], str]) -> Iterator[Kind]:
+    """Kinds that are played alike, each with what a function of its own makes, after which it is named."""
+    for make, title in titles.items():
+        yield Kind(f"{prefix}-{make.__name__.replace('_', '-')}", title, partial(play, make=make))

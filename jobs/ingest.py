@@ -91,12 +91,15 @@ def _ingest_one(
     refused: list[Refused] = []
 
     def put_away() -> None:
+        nonlocal quarantined
         rows = [
             (json.dumps({"line": text}), [reason], file.name, number, started, None, None)
             for number, text, reason in refused
         ]
         part = Transaction(transaction.application, quarantined // _REFUSED_AT_ONCE)
         quarantine.append(context.lake, dataset.name, [quarantine.refused(context.spark, rows)], part)
+        quarantined += len(refused)
+        refused.clear()
 
     for number, piece in enumerate(how.parse(file, companions)):
         written += piece.rows.num_rows
@@ -104,14 +107,11 @@ def _ingest_one(
             refused.append(line)
             if len(refused) == _REFUSED_AT_ONCE:
                 put_away()
-                quarantined += len(refused)
-                refused.clear()
         if piece.rows.num_rows:
             name = f"{stem}-{digest}-{number:05d}"
             writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
     if refused:
         put_away()
-        quarantined += len(refused)
     entry = Entry(
         run_id=context.run_id,
         stage="ingest",

@@ -99,10 +99,7 @@ def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str,
         if failure:
             raise failure[0] from None
         checkpoint.check(lake, "silver", name)
-        told = diagnosis.told(error)
-        if isinstance(told, MachineError):
-            raise told from error
-        if lake.relative(place) in str(error):
+        if lake.relative(place) in str(error) and not isinstance(diagnosis.told(error), MachineError):
             raise checkpoint.unusable(lake, "silver", name, str(error)) from error
         raise
 

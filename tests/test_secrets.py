@@ -12,6 +12,9 @@ import boto3
 import pytest
 
 from chaos.proxy import Proxy, Trouble
+from chaos.samples import put
+from jobs.lake.config import S3Settings
+from jobs.lake.layout import Lake
 from sim.base import write
 from sim.catalog import SIMULATORS
 from sim.turbofan import TurbofanParameters
@@ -52,11 +55,10 @@ def bucket_with_bronze(endpoint: str, tmp_path: Path) -> str:
     bucket = f"secrets-{time.time_ns()}"
     for _ in write(SIMULATORS["turbofan"], TurbofanParameters(seed=7, entities=2), LocalWriter(tmp_path / "made")):
         continue
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket=bucket)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    lake = Lake(f"s3a://{bucket}/lake", S3Settings(endpoint=endpoint))
     for path in (tmp_path / "made").rglob("*.parquet"):
-        key = f"lake/{path.relative_to(tmp_path / 'made').as_posix()}"
-        client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+        put(lake, path.relative_to(tmp_path / "made").as_posix(), path.read_bytes(), 0)
     return bucket
 
 

@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from chaos import checks
 from chaos.driver import Death
 from chaos.samples import Sample, put
-from chaos.trial import PIPELINE, Kind, ScenarioError, Trial
+from chaos.trial import PIPELINE, Kind, ScenarioError, Trial, kinds
+from jobs.lake.layout import Lake
 from sim.writers import encode
 
 _LATE = 10_000  # minute of arrival, after all others
@@ -27,11 +29,16 @@ def spoiled(trial: Trial, make: Callable[[Trial, Sample], bytes]) -> None:
     bad = f"bronze/{sample.dataset}/bad-{trial.seed}.parquet"
     put(lake, bad, make(trial, sample), trial.rng.choice([-1, _LATE]))
     trial.succeed(lake, sample, PIPELINE[2:])
-    refused = [row for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_file"] == bad]
+    refused = _refused(lake, sample, bad)
     if [row["source_row"] for row in refused] != [None]:
         raise ScenarioError(f"{bad} is in quarantine as {refused}")
     trial.say(refused[0]["reasons"][0][:100])
     trial.check(lake, expected, but_for=bad)
+
+
+def _refused(lake: Lake, sample: Sample, file: str) -> list[dict[str, Any]]:
+    """What quarantine has of a file."""
+    return [row for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_file"] == file]
 
 
 def _one(trial: Trial, sample: Sample) -> bytes:
@@ -78,9 +85,7 @@ def flipped(trial: Trial) -> None:
     trial.say(f"a bit of byte {place:,}")
     put(lake, bad, bytes(content), _LATE)
     trial.succeed(lake, sample, PIPELINE[3:])
-    refused = [
-        row["source_row"] for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_file"] == bad
-    ]
+    refused = [row["source_row"] for row in _refused(lake, sample, bad)]
     trial.say("refused" if refused == [None] else f"{len(refused)} rows refused")
     trial.check(lake, expected, but_for=bad)
 
@@ -127,23 +132,24 @@ def many(trial: Trial) -> None:
             "latitude": [42.6], "longitude": [-73.7], "battery_v": [50.0], "status": ["working"],
         }  # fmt: skip
         name = f"bronze/fleet/hour={number // 3600:02d}/robot_id=r/{number:05d}.parquet"
-        put(lake, name, memoryview(encode(pa.table(row), "parquet")).tobytes(), 0)
+        put(lake, name, bytes(encode(pa.table(row), "parquet")), 0)
     trial.succeed(lake, sample, (("silver", "--dataset", "fleet"),), "silver.max_files_per_batch=4000")
     (silver, _) = checks.fingerprint(lake).tables["silver/fleet"]
-    if silver + len(checks.rows(lake, "quarantine/fleet")) != _MANY or (wrong := checks.broken(lake)):
-        raise ScenarioError("\n".join([f"{silver:,} of {_MANY:,} rows are in silver", *wrong]))
+    there = silver + len(checks.rows(lake, "quarantine/fleet"))
+    trial.hold(lake, *([f"{there:,} of {_MANY:,} rows are in silver or quarantine"] if there != _MANY else []))
     trial.say(f"{silver:,} rows in silver")
 
 
 KINDS = (
-    *(
-        Kind(f"file-{make.__name__.replace('_', '-')}", title, partial(spoiled, make=make))
-        for make, title in (
-            (torn, "a file of bronze is cut short"),
-            (empty, "a file of bronze is empty"),
-            (flipped_end, "a bit of a file's end is flipped"),
-            (foreign, "a file of another format has a name of bronze's"),
-        )
+    *kinds(
+        "file",
+        spoiled,
+        {
+            torn: "a file of bronze is cut short",
+            empty: "a file of bronze is empty",
+            flipped_end: "a bit of a file's end is flipped",
+            foreign: "a file of another format has a name of bronze's",
+        },
     ),
     Kind("file-flipped", "a file comes again with a bit of its data flipped", flipped),
     Kind("file-vanishes", "a file is gone after it was listed", partial(changing, change=vanish)),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from chaos.drivers import Ran
 from chaos.proxy import Trouble
 from chaos.stores import Disk, no_mounts
-from chaos.trial import Kind, ScenarioError, Trial
+from chaos.trial import Kind, ScenarioError, Trial, kinds
 from jobs.lake.layout import Lake
 
 _WRITES = ("PUT", "POST")
@@ -95,17 +94,18 @@ def full_disk(trial: Trial) -> None:
 
 
 KINDS = (
-    *(
-        Kind(f"s3-{make.__name__.replace('_', '-')}", title, partial(troubled, make=make))
-        for make, title in (
-            (slow_down, "S3 answers a burst of requests with 503 SlowDown"),
-            (silence, "S3 does not answer for longer than a client waits"),
-            (cut, "the connection is cut within an upload"),
-            (lost_reply, "S3 has done what was asked, and its answer is lost"),
-            (expired, "the credentials expire while a job runs"),
-            (denied, "S3 denies access to a part of the lake"),
-            (no_bucket, "the bucket is gone for a while"),
-        )
+    *kinds(
+        "s3",
+        troubled,
+        {
+            slow_down: "S3 answers a burst of requests with 503 SlowDown",
+            silence: "S3 does not answer for longer than a client waits",
+            cut: "the connection is cut within an upload",
+            lost_reply: "S3 has done what was asked, and its answer is lost",
+            expired: "the credentials expire while a job runs",
+            denied: "S3 denies access to a part of the lake",
+            no_bucket: "the bucket is gone for a while",
+        },
     ),
     Kind("full-disk", "the disk is full", full_disk, no_mounts),
 )

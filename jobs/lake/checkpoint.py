@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 from jobs.lake.errors import DataError, MachineError
-from jobs.lake.intake import Arrived
+from jobs.lake.intake import Arrived, shortened
 from jobs.lake.layout import Lake
 
 _TAIL = 1 << 16  # bytes: holds the last line of any part
@@ -64,7 +64,7 @@ def _damaged(lake: Lake, stage: str, dataset: str, part: str, why: str) -> DataE
     """What to say of a checkpoint that cannot be relied on, and how to go on without it."""
     return DataError(
         f"the checkpoint {lake.relative(lake.checkpoint(stage, dataset))} is damaged: {part}",
-        why=" ".join(why.split())[:300],
+        why=shortened(why),
         remedy=_without(lake, stage, dataset),
     )
 
@@ -73,7 +73,7 @@ def unusable(lake: Lake, stage: str, dataset: str, why: str) -> MachineError:
     """What to say of a checkpoint that is sound as far as one can tell, and that Spark could not read or write."""
     return MachineError(
         f"Spark could not use the checkpoint {lake.relative(lake.checkpoint(stage, dataset))}",
-        why=" ".join(why.split())[:300],
+        why=shortened(why),
         remedy="./spark-submit.sh doctor tells whether the lake can be read and written; if so, the same command,"
         f" and if that fails again: {_without(lake, stage, dataset)}",
     )

@@ -146,7 +146,7 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
         except OSError as error:
             raise StoreError(
                 f"{file.path} cannot be read",
-                why=_shortened(error),
+                why=shortened(error),
                 remedy="the batch was not promoted; run the same command again, or ./spark-submit.sh doctor",
             ) from error
         # What fails from here on is the file's fault: the store has given its bytes.
@@ -161,7 +161,7 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
             spark_schema(schema)
             return Probed(file, metadata.num_rows, schema, _bounds(metadata))
         except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-            return Probed(file, error=_shortened(error))
+            return Probed(file, error=shortened(error))
 
 
 def _footer(source: pa.NativeFile, size: int) -> bytes:
@@ -173,7 +173,8 @@ def _footer(source: pa.NativeFile, size: int) -> bytes:
     return _MAGIC + tail
 
 
-def _shortened(error: Exception) -> str:
+def shortened(error: object) -> str:
+    """What an error says, in one line and not a long one."""
     return " ".join(str(error).split())[:_MAX_ERROR]
 
 
