@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -19,7 +19,19 @@ from jobs.lake.layout import Lake
 
 # Times and names of runs and batches, and how often a row was tried: not the same twice.
 _VOLATILE = {"batch_id", "quarantined_at", "arrived_at", "attempts"}
-_TABLES = (*(f"{kind}/{name}" for kind in ("silver", "quarantine") for name in DATASETS), *(f"gold/{n}" for n in GOLD))
+_KEYS = {
+    **{f"silver/{dataset.name}": dataset.key for dataset in DATASETS.values()},
+    **{f"gold/{table.name}": table.key for table in GOLD.values()},
+}
+_TABLES = (*_KEYS, *(f"quarantine/{name}" for name in DATASETS))
+
+
+class Content(NamedTuple):
+    """What a table holds: its number of rows, a hash of them, and one of their keys, whatever their order."""
+
+    rows: int
+    whole: int
+    keys: int
 
 
 @dataclass(frozen=True)
@@ -27,19 +39,29 @@ class Fingerprint:
     """What a lake holds.
 
     Attributes:
-        tables: Table -> (number of rows, hash of their content whatever their order).
+        tables: What is in each table.
         bronze: Names of bronze's files that a reader would see.
     """
 
-    tables: Mapping[str, tuple[int, int]]
+    tables: Mapping[str, Content]
     bronze: frozenset[str]
 
-    def differences(self, other: Fingerprint) -> list[str]:
-        """What the other has in another way."""
+    def differences(self, other: Fingerprint, *, but_for_rivals: bool = False) -> list[str]:
+        """What the other has in another way.
+
+        Args:
+            other: What another lake holds.
+            but_for_rivals: Whether files were promoted in another order, so that of two rows with one key another may
+                have come first: then only how many rows there are is compared, and their keys.
+        """
+
+        def compared(content: Content | None) -> Content | None:
+            return content._replace(whole=0) if content and but_for_rivals else content
+
         found = [
-            f"{name} has (rows, hash) {self.tables.get(name)}, undisturbed {other.tables.get(name)}"
+            f"{name} has {self.tables.get(name)}, undisturbed {other.tables.get(name)}"
             for name in sorted({*self.tables, *other.tables})
-            if self.tables.get(name) != other.tables.get(name)
+            if compared(self.tables.get(name)) != compared(other.tables.get(name))
         ]
         return found + [f"{name} is in bronze of one lake only" for name in sorted(self.bronze ^ other.bronze)]
 
@@ -51,13 +73,19 @@ def fingerprint(lake: Lake, but_for: str = "") -> Fingerprint:
         table = opened(lake, name)
         if table is not None:
             rows = table.to_pyarrow_dataset()
-            columns = ", ".join(f'"{field}"' for field in rows.schema.names if field not in _VOLATILE)
+            whole = _hash(field for field in rows.schema.names if field not in _VOLATILE)
             with duckdb.connect() as db:
-                query = f"SELECT count(*), coalesce(sum(hash({columns})::HUGEINT), 0) FROM rows"
+                query = f"SELECT count(*), {whole}, {_hash(_KEYS.get(name, ()))} FROM rows"
                 if name.startswith("quarantine/"):
                     query += f" WHERE source_file <> '{but_for}'"
-                tables[name] = db.execute(query).fetchall()[0]
+                tables[name] = Content(*db.execute(query).fetchall()[0])
     return Fingerprint(tables, frozenset(files(lake, "bronze")) - {but_for})
+
+
+def _hash(columns: Iterable[str]) -> str:
+    """Of all rows' values in these columns, whatever the order of the rows; 0 if there are no columns."""
+    names = ", ".join(f'"{column}"' for column in columns)
+    return f"coalesce(sum(hash({names})::HUGEINT), 0)" if names else "0"
 
 
 def opened(lake: Lake, name: str) -> DeltaTable | None:
@@ -146,11 +174,7 @@ def _count(lake: Lake, name: str) -> int:
 
 def _keys(lake: Lake) -> Iterator[str]:
     """No key is there twice."""
-    keys = {
-        **{f"silver/{d.name}": d.key for d in DATASETS.values()},
-        **{f"gold/{t.name}": t.key for t in GOLD.values()},
-    }
-    for name, key in keys.items():
+    for name, key in _KEYS.items():
         table = opened(lake, name)
         if table is not None:
             there = table.to_pyarrow_dataset()

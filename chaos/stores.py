@@ -10,6 +10,7 @@ import tempfile
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -17,6 +18,9 @@ from chaos.proxy import Proxy
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 """What opens moto's server, and nothing else."""
+
+
+BUCKET = "chaos"
 
 
 class Stores:
@@ -49,10 +53,22 @@ class Stores:
         """The way to it that the jobs take."""
         return Proxy(self.endpoint)
 
-    def bucket(self, name: str) -> str:
-        """A new bucket."""
-        boto3.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=name)
-        return name
+    def empty(self, prefix: str) -> None:
+        """Leave nothing below a prefix of the bucket, which is made if there is none."""
+        self._bucket.create()
+        self._bucket.objects.filter(Prefix=f"{prefix}/").delete()
+
+    def copy(self, source: str, target: str) -> int:
+        """Copy all objects below a prefix of the bucket to another; how many there are."""
+        keys = [found.key for found in self._bucket.objects.filter(Prefix=f"{source}/")]
+        for key in keys:
+            copied = self._bucket.Object(target + key.removeprefix(source))
+            copied.copy_from(CopySource={"Bucket": BUCKET, "Key": key})
+        return len(keys)
+
+    @property
+    def _bucket(self) -> Any:
+        return boto3.resource("s3", endpoint_url=self.endpoint).Bucket(BUCKET)
 
     def close(self) -> None:
         """Stop what was started."""
