@@ -275,6 +275,16 @@ class Trial:
             raise ScenarioError("\n".join(found))
 
 
+def well_said(ran: Ran) -> None:
+    """Make sure that a job succeeded, or said that it is the machine's fault, why, and what to do next.
+
+    Raises:
+        ScenarioError: It did neither.
+    """
+    if ran.code not in (0, 3) or (ran.code == 3 and not all(word in ran.err for word in ("LH3", "why:", "next:"))):
+        raise ScenarioError(f"it ended with {ran.code}:\n{ran.err}")
+
+
 def _named(sample: Sample, steps: Sequence[Step]) -> str:
     """What a lake is called after these steps."""
     words = [word.replace("/", ".") for step in steps for word in step if not word.startswith("-")]

@@ -853,7 +853,7 @@ def _s3_mistakes(writer: S3Writer) -> Iterator[tuple[str, bool]]:
 _WHO = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is attached"
 _EXPIRED = (
     "the temporary credentials have expired",
-    "renew them (aws sso login), or give role_arn: it renews itself",
+    "renew them (aws sso login), or run where a role is attached: it renews itself",
 )
 _WHERE = ("the bucket is in another region", "set the region to the bucket's (AWS_REGION)")
 _BUSY = ("the store is overloaded", "run again: written files are replaced, never doubled")
@@ -863,7 +863,7 @@ _CAUSES: dict[str, tuple[str, str]] = {
     "NoSuchBucket": ("there is no such bucket", "create it, or correct the lake's address"),
     "AccessDenied": (
         "the credentials may not do this",
-        "allow s3:GetObject, s3:PutObject and s3:DeleteObject there, and the key's use if it is encrypted",
+        "allow what conf/iam-policy.json allows, and the use of the key if the bucket is encrypted",
     ),
     "AccessDeniedException": (
         "the credentials may not do this",
@@ -897,7 +897,10 @@ _CAUSES: dict[str, tuple[str, str]] = {
     ),
     "EndpointConnectionError": _UNREACHABLE,
     "ConnectTimeoutError": _UNREACHABLE,
-    "ReadTimeoutError": ("the store does not answer", "run again, or raise read_timeout"),
+    "ReadTimeoutError": (
+        "the store does not answer",
+        "run again, or wait longer (s3.timeout_seconds; read_timeout of a writer)",
+    ),
     "ConnectionClosedError": ("the store hung up", "run again: written files are replaced, never doubled"),
     "SSLError": ("the store's certificate is not trusted", "set AWS_CA_BUNDLE, or correct the endpoint"),
 }

@@ -76,7 +76,9 @@ def test_licences__of_jars(listed: str):
     assert set(JARS.values()) <= PERMISSIVE
 
 
-@pytest.mark.parametrize("lock", ["requirements-dev.lock", "requirements-bench.lock", "conf/next/requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements-dev.lock", "requirements-bench.lock", "conf/next/requirements-dev.lock"]
+)
 def test_audit__no_known_vulnerability(lock: str):
     command = [str(Path(sysconfig.get_path("scripts"), "pip-audit")), "--progress-spinner", "off", "-f", "json"]
     command += ["--require-hashes", "--disable-pip", "-r", str(ROOT / lock)]

@@ -8,7 +8,7 @@ import threading
 
 from chaos.driver import WHEN, Death, workers
 from chaos.drivers import Ran
-from chaos.trial import Kind, ScenarioError, Step, Trial
+from chaos.trial import Kind, ScenarioError, Step, Trial, well_said
 
 _POINTS = {
     "silver": ("delta.append", "quarantine.append", "drift.record", "promotion.promote"),
@@ -94,9 +94,7 @@ def worker_at_any_instant(trial: Trial) -> None:
     hunter.start()
     try:
         for step in steps:
-            ran = trial.do(lake, sample, step)
-            if ran.code not in (0, 3, 4) or (ran.code and "LH" not in ran.err):
-                raise ScenarioError(f"{' '.join(step)} ended with {ran.code}:\n{ran.err}")
+            well_said(trial.do(lake, sample, step))
     finally:
         done.set()
         hunter.join()

@@ -65,7 +65,7 @@ def _damaged(lake: Lake, stage: str, dataset: str, part: str, why: str) -> DataE
     return DataError(
         f"the checkpoint {lake.relative(lake.checkpoint(stage, dataset))} is damaged: {part}",
         why=shortened(why),
-        remedy=_without(lake, stage, dataset),
+        remedy=lake.without_checkpoint(stage, dataset),
     )
 
 
@@ -75,15 +75,8 @@ def unusable(lake: Lake, stage: str, dataset: str, why: str) -> MachineError:
         f"Spark could not use the checkpoint {lake.relative(lake.checkpoint(stage, dataset))}",
         why=shortened(why),
         remedy="./spark-submit.sh doctor tells whether the lake can be read and written; if so, the same command,"
-        f" and if that fails again: {_without(lake, stage, dataset)}",
+        f" and if that fails again: {lake.without_checkpoint(stage, dataset)}",
     )
-
-
-def _without(lake: Lake, stage: str, dataset: str) -> str:
-    """How to go on without a checkpoint."""
-    place = lake.checkpoint(stage, dataset)
-    remove = f"aws s3 rm --recursive {lake.delta_uri(place)}" if lake.on_s3 else f"rm -r '{place}'"
-    return f"{remove}, then the same command: bronze is read anew, and what the tables have counts as duplicates"
 
 
 def waiting(lake: Lake, stage: str, dataset: str) -> list[Arrived]:

@@ -109,6 +109,9 @@ def version_before(lake: Lake, path: str, transaction: Transaction) -> int | Non
     """The version that a write builds on, the same when it is repeated: None if it makes the table.
 
     A repeated write must see the table as the first attempt saw it, or it would take its own rows for duplicates.
+
+    Raises:
+        DataError: The write was done so long ago that the log has forgotten it.
     """
     table = open_table(lake, path)
     if table is None:
@@ -120,8 +123,8 @@ def version_before(lake: Lake, path: str, transaction: Transaction) -> int | Non
     if commit is None:
         raise DataError(
             f"{lake.relative(path)} has no commit for {transaction.tag}",
-            why="its log says that the write was done, but the commit is no longer in the log",
-            remedy="the batch is in the table; remove the checkpoint of this dataset to promote its files again",
+            why="this run stopped half-way so long ago that the table's log, which has its rows, no longer tells which",
+            remedy=lake.without_checkpoint("silver", path.rpartition("/")[2]),
         )
     return int(commit["version"]) - 1 if commit["version"] else None
 

@@ -96,6 +96,12 @@ class Lake:
         """Spark's own record of the files it has handed out."""
         return f"{self.uri}/ops/checkpoints/{stage}/{dataset}"
 
+    def without_checkpoint(self, stage: str, dataset: str) -> str:
+        """What to type to go on without a checkpoint."""
+        place = self.checkpoint(stage, dataset)
+        remove = f"aws s3 rm --recursive {self.delta_uri(place)}" if self.on_s3 else f"rm -r '{place}'"
+        return f"{remove}, then the same command: bronze is read anew, and what the tables have counts as duplicates"
+
     def relative(self, path: str) -> str:
         """A path as it stands below the lake's root: the same for a folder and for S3."""
         root = self.uri if self.on_s3 else self.uri.rstrip("/")
