@@ -6,6 +6,8 @@ import re
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
@@ -59,7 +61,7 @@ def many_drivers(trial: Trial) -> None:
 def soak(trial: Trial) -> None:
     """Half an hour of data that arrive all along: memory and latency stay flat, and the books balance."""
     lake, sample = trial.lake(), trial.sample("accelerometer")
-    latency, memory, until = list[float](), list[int](), time.monotonic() + _SOAK
+    latency, memory, until = list[float](), list[dict[str, float]](), time.monotonic() + _SOAK
     while time.monotonic() < until:
         _arrive(trial, lake, len(latency))
         clock = time.monotonic()
@@ -68,15 +70,23 @@ def soak(trial: Trial) -> None:
         memory.append(_memory(trial.stage.crew.warm()))
         if len(latency) % _MAINTAIN_EVERY == 0:
             trial.succeed(lake, sample, (("maintain", "--table", "all"),))
-    third = len(latency) // 3  # of which the first half is the session getting warm
-    first, last = statistics.median(latency[third // 2 : third]), statistics.median(latency[-third:])
-    early, late = statistics.median(memory[third // 2 : third]), statistics.median(memory[-third:])
     files = sum(1 for _ in checks.files(lake, "bronze"))
     trial.say(f"{len(latency)} hours of data, {files} files, in {_SOAK / 60:.0f} minutes")
-    trial.say(f"a run in the last third took {last / first:.2f} times as long as in the first")
-    trial.say(f"memory {early / 2**20:,.0f} MB and {late / 2**20:,.0f} MB ({late / early:.2f})")
-    grew = last > 1.3 * first or late > 1.2 * early
+    # The first sixth is the session getting warm; what comes after it is held against that.
+    sixths = _sixths(latency)
+    slower = [sixth / sixths[1] for sixth in sixths]
+    trial.say(f"a run, by sixths of the time, took {' '.join(f'{ratio:.2f}' for ratio in slower)} times the second's")
+    total = _sixths([sum(parts.values()) for parts in memory])
+    for name in memory[0]:
+        trial.say(f"{name} MB {' '.join(f'{sixth:,.0f}' for sixth in _sixths([parts[name] for parts in memory]))}")
+    grew = slower[-1] > 1.3 or total[-1] > 1.2 * total[1]
     trial.hold(lake, *(["latency or memory grew"] if grew else []))
+
+
+def _sixths(values: Sequence[float]) -> list[float]:
+    """Medians of the six parts of a series."""
+    size = len(values) // 6
+    return [statistics.median(values[part * size : (part + 1) * size]) for part in range(6)]
 
 
 def _arrive(trial: Trial, lake: Lake, hour: int) -> None:
@@ -97,10 +107,14 @@ def _arrive(trial: Trial, lake: Lake, hour: int) -> None:
         put(lake, path.relative_to(folder).as_posix(), path.read_bytes(), hour)
 
 
-def _memory(driver: Driver) -> int:
-    """What a driver, its JVM and its workers hold, bytes."""
-    process = psutil.Process(driver.pid)
-    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+def _memory(driver: Driver) -> dict[str, float]:
+    """What a driver holds, by whom: its own Python, Java, and its workers with the pages that they share; MB."""
+    process, held = psutil.Process(driver.pid), {"driver": 0.0, "java": 0.0, "workers": 0.0}
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended by now
+            whose = "driver" if each.pid == driver.pid else "java" if "java" in each.name() else "workers"
+            held[whose] += each.memory_info().rss / 2**20
+    return held
 
 
 KINDS = (
