@@ -61,7 +61,7 @@ def source_files(lake: Lake, place: str) -> list[str]:
     """
     home = Lake.parse(place, lake.s3)
     root = home.arrow_path(home.uri)
-    found = home.filesystem().get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+    found = home.listed(root, recursive=True)
     names = [info.path.removeprefix(root).strip("/") for info in found if info.type == pafs.FileType.File]
     shown = [name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/"))]
     if not shown:

@@ -88,9 +88,8 @@ def waiting(lake: Lake, stage: str, dataset: str) -> list[Arrived]:
 def bronze_files(lake: Lake, dataset: str) -> list[Arrived]:
     """All files of a dataset's bronze, as a promotion would order them; hidden ones (``_x``, ``.x``) are none."""
     folder = lake.arrow_path(lake.bronze(dataset))
-    selector = pafs.FileSelector(folder, recursive=True, allow_not_found=True)
     found = []
-    for info in lake.filesystem().get_file_info(selector):
+    for info in lake.listed(folder, recursive=True):
         parts = info.path.removeprefix(folder).strip("/").split("/")
         if info.type == pafs.FileType.File and not any(p.startswith(("_", ".")) for p in parts):
             path = f"s3a://{info.path}" if lake.on_s3 else info.path
@@ -164,7 +163,7 @@ def _numbers(parts: Collection[str]) -> list[int]:
 
 def _parts(lake: Lake, folder: str) -> dict[str, str]:
     """The files of one part of a checkpoint, path by name."""
-    infos = lake.filesystem().get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    infos = lake.listed(folder)
     return {i.base_name: i.path for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith(".")}
 
 

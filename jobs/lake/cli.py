@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import os
@@ -131,7 +132,7 @@ def _check_keep_days(settings: Settings) -> None:
             raise ConfigurationError(
                 f"setting {section}.keep_days.{name}",
                 why=f"there is no such table, or its rows have no time; known are {', '.join(names)}",
-                remedy=f"--set {section}.keep_days.{names[0]}=365",
+                remedy=f"leave it out, or name one of these: --set {section}.keep_days.NAME=DAYS",
             )
 
 
@@ -192,6 +193,7 @@ def _heed_signals() -> None:
 
 
 def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.Namespace) -> int:
+    place = ""
     try:
         opened = context(
             options.lake,
@@ -201,6 +203,7 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
             as_json=options.json,
             verbose=options.verbose,
         )
+        place = opened.lake.uri if opened.lake.on_s3 else ""
         run(opened, options)
     except LakehouseError as error:
         print(error, file=sys.stderr)
@@ -216,8 +219,10 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
         )
         return code
     except Exception as error:
-        traceback.print_exc(file=sys.stdout if "LAKEHOUSE_STDOUT" not in os.environ else sys.__stdout__)
-        told = diagnosis.told(error)
+        known = diagnosis.known(error, place)
+        if log := sys.__stdout__ if "LAKEHOUSE_STDOUT" in os.environ else None if known else sys.stdout:
+            traceback.print_exc(file=log)
+        told = known or diagnosis.unforeseen(error)
         print(told, file=sys.stderr)
         return told.exit_code
     return 0
@@ -235,6 +240,6 @@ def choice(names: Sequence[str], chosen: str, what: str) -> list[str]:
         raise UsageError(
             f"there is no {what} '{chosen}'",
             why=f"known are {', '.join(names)}",
-            remedy=f"--{what} {names[0]}",
+            remedy=f"--{what} {difflib.get_close_matches(chosen, names, n=1, cutoff=0.0)[0]}",
         )
     return [chosen]

@@ -13,7 +13,7 @@ _TOLD = re.compile(r"\bsim\.errors\.(\w+): LH\d+ (.*)(?:\n  why:  (.*))?(?:\n  n
 
 # S3's code for a refusal, as the three clients write it down: Hadoop's, Arrow's, and that of deltalake.
 _REFUSED = re.compile(
-    r"Request ID: [^)]*\):(\w+)|ExceptionName: (\w+)|<Code>(\w+)</Code>|AWS Error (?!UNKNOWN)([A-Z_]+)"
+    r"Request ID: [^)]*\):(\w+)|ExceptionName: (\w+)|<Code>(\w+)</Code>|AWS Error (?!UNKNOWN|NETWORK)([A-Z_]+)"
 )
 _WHERE = re.compile(r"s3a?://[^\s'\",;)\]]+[^\s'\",;)\].:]")
 
@@ -38,7 +38,10 @@ _MACHINE = (
         "the same command with --set spark.driver_memory=8g",
     ),
     (
-        re.compile(r"Connection refused|Connection reset|error sending request|timed? ?out|UnknownHostException", re.I),
+        re.compile(
+            r"Connection refused|Connection reset|error sending request|timed? ?out|UnknownHost|AWS Error NETWORK",
+            re.I,
+        ),
         "a server does not answer, or hung up",
         "the network, or the server, was not there for longer than all attempts took",
         f"./spark-submit.sh doctor; when it answers, the same command: {_NOT_AGAIN}",
@@ -46,10 +49,15 @@ _MACHINE = (
 )
 
 
-def told(error: Exception) -> LakehouseError:
-    """The error for people that another one comes down to."""
+def told(error: Exception, lake: str = "") -> LakehouseError:
+    """The error for people that another one comes down to; it names the lake where the other does not say where."""
+    return known(error, lake) or unforeseen(error)
+
+
+def known(error: Exception, lake: str = "") -> LakehouseError | None:
+    """The error for people, if this is one that was foreseen."""
     text = str(error)
-    return _by_worker(text) or _by_store(text) or _by_machine(text) or _unforeseen(error, text)
+    return _by_worker(text) or _by_store(text, lake) or _by_machine(text)
 
 
 def _by_worker(text: str) -> LakehouseError | None:
@@ -58,16 +66,17 @@ def _by_worker(text: str) -> LakehouseError | None:
     return found and getattr(errors, found[1])(found[2], why=found[3] or "", remedy=found[4] or "")
 
 
-def _by_store(text: str) -> MachineError | None:
+def _by_store(text: str, lake: str) -> MachineError | None:
     """What S3 refused, in our own words: a server's may echo a secret."""
     found = _REFUSED.search(text)
     if not found:
         return None
     code = next(filter(None, found.groups()))
     code = code.title().replace("_", "") if code.isupper() else code
-    where, (cause, remedy) = _WHERE.search(text), meaning(code)
+    named, (cause, remedy) = _WHERE.search(text), meaning(code)
+    where = named[0] if named else lake
     return errors.StoreError(
-        f"S3 refused a request{f' for {where[0]}' if where else ''}",
+        f"S3 refused a request{f' for {where}' if where else ''}",
         why=f"{cause} ({code})" if cause else code,
         remedy=remedy if remedy.startswith("run again") else f"{remedy}; then the same command: {_NOT_AGAIN}",
     )
@@ -80,9 +89,10 @@ def _by_machine(text: str) -> MachineError | None:
     return None
 
 
-def _unforeseen(error: Exception, text: str) -> LakehouseError:
+def unforeseen(error: Exception) -> LakehouseError:
+    """The error for people when nobody knows what it comes down to."""
     log = os.environ.get("LAKEHOUSE_LOG", "the output above")
-    first = text.strip().splitlines() or [type(error).__name__]
+    first = str(error).strip().splitlines() or [type(error).__name__]
     # What the operating system or the store refuses is the machine's fault.
     return (MachineError if isinstance(error, OSError) else LakehouseError)(
         first[0][:300],

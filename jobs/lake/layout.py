@@ -122,6 +122,20 @@ class Lake:
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=self.s3.attempts),
         )
 
+    def listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
+        """What is in a folder, a path of :meth:`arrow_path`; nothing if it is not there.
+
+        Raises:
+            OSError: The store refuses, or there is no such bucket.
+        """
+        # On S3 a bucket that is not there would be allowed for as well.
+        selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=not self.on_s3)
+        try:
+            found: list[pafs.FileInfo] = self.filesystem().get_file_info(selector)
+        except FileNotFoundError:
+            return []
+        return found
+
     def arrow_path(self, path: str) -> str:
         """``path`` as :meth:`filesystem` wants it: without a scheme."""
         if self.on_s3:

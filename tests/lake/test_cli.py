@@ -142,12 +142,17 @@ def test_context__runs_have_names_of_their_own():
     assert cli.context().run_id != cli.context().run_id
 
 
+def test_choice__of_an_unknown_name_the_nearest_is_what_to_type():
+    with pytest.raises(UsageError) as refused:
+        cli.choice(["accelerometer", "devices"], "device", "dataset")
+    assert refused.value.remedy == "--dataset devices"
+
+
 def test_choice():
     assert cli.choice(["a", "b"], "all", "table") == ["a", "b"]
     assert cli.choice(["a", "b"], "b", "table") == ["b"]
-    with pytest.raises(UsageError, match="there is no table 'c'") as refused:
+    with pytest.raises(UsageError, match="there is no table 'c'"):
         cli.choice(["a", "b"], "c", "table")
-    assert refused.value.remedy == "--table a"
 
 
 # --- the jobs -------------------------------------------------------------------------------------------------
@@ -206,6 +211,18 @@ def test_plan__of_a_lake_says_what_waits_and_changes_nothing(lake: Context, tmp_
     tables = {row["table"]: row for row in json.loads(capsys.readouterr().out)["tables"]}
     assert (tables["silver/accelerometer"]["rows"], tables["bronze/accelerometer"]["waits"]) == (6000, "")
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("job", "argv"), [(silver, ["--dataset", "all", "--plan"]), (status, [])])
+def test_jobs__a_bucket_that_is_not_there_is_named_and_nothing_else_said(
+    job: Any, argv: list[str], s3_endpoint: str, capsys: Captured
+):
+    where = ["--lake", "s3a://never-made/lake", "--set", f"s3.endpoint={s3_endpoint}"]
+    assert exits(job.run, *argv, *where, arguments=job.arguments) == 3
+    said = capsys.readouterr()
+    assert "LH301 S3 refused a request for s3a://never-made/lake\n  why:  there is no such bucket" in said.err
+    assert "nothing new" not in said.err
+    assert "Traceback" not in said.out
 
 
 def test_status__config_says_where_each_value_is_from(capsys: Captured):

@@ -47,6 +47,11 @@ def test_told__what_s3_refused_by_each_of_its_clients(text: str, says: str, code
     assert "planted-secret" not in str(error)
 
 
+def test_told__the_lake_is_named_where_the_store_does_not_say_where():
+    assert diagnosis.told(RuntimeError(DELTALAKE), "s3a://b/lake").what == "S3 refused a request for s3a://b/lake"
+    assert "s3a://bucket/lake/silver" in diagnosis.told(RuntimeError(HADOOP), "s3a://b/lake").what
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -55,6 +60,7 @@ def test_told__what_s3_refused_by_each_of_its_clients(text: str, says: str, code
         ("org.apache.spark.SparkException: Python worker exited unexpectedly (crashed).", "a Python worker"),
         ("Caused by: java.lang.OutOfMemoryError: Java heap space", "Java's memory is used up"),
         ("Connect to 127.0.0.1:9 failed: Connection refused", "a server does not answer"),
+        ("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 28", "a server does not answer"),
     ],
 )
 def test_told__what_is_the_machines_fault(text: str, says: str):
