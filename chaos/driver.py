@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+_TRACE = 6_000  # characters
 WHEN = ("before", "after")
 POINTS: Mapping[str, tuple[str, str]] = {
     "delta.append": ("jobs.lake.delta", "append"),
@@ -131,7 +132,8 @@ def run(job: str, arguments: list[str], death: Death | None) -> dict[str, Any]:
             cli.main(module.__doc__ or "", module.arguments, module.run, arguments)
         except SystemExit as end:
             code = end.code
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+    trace = out.getvalue()[-_TRACE:] if code == 4 else ""  # of an error that nobody foresaw
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue() + trace}
 
 
 def _forget() -> None:

@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
 
-from jobs.lake import leases, spans
+from jobs.lake import diagnosis, leases, spans
 from jobs.lake.errors import DataError, MachineError
 from jobs.lake.layout import Lake
 
@@ -157,8 +157,9 @@ def holding(lake: Lake, *tables: str) -> Iterator[None]:
         leases.check(lake)
         try:
             yield
-        except Exception:
-            if leases.succeeded(lake):  # whatever failed did so for that reason
+        except Exception as error:
+            # Who took over may have changed files under this run; who loses a lease calls off Spark's work.
+            if leases.succeeded(lake) or diagnosis.is_called_off(error):
                 leases.check(lake)
             raise
 

@@ -17,8 +17,16 @@ _REFUSED = re.compile(
 )
 _WHERE = re.compile(r"s3a?://[^\s'\",;)\]]+[^\s'\",;)\].:]")
 
+_CALLED_OFF = re.compile(r"cancelled as part of cancellation of all jobs")
+
 _NOT_AGAIN = "what is committed is not done again"
 _MACHINE = (
+    (
+        _CALLED_OFF,
+        "Spark's work was called off",
+        "this run lost a table that it held, or was stopped",
+        f"the same command: {_NOT_AGAIN}",
+    ),
     (
         re.compile(r"No space left on device|Disk quota exceeded|os error 28|Errno 28"),
         "there is no room left on a disk",
@@ -58,6 +66,11 @@ def known(error: Exception, lake: str = "") -> LakehouseError | None:
     """The error for people, if this is one that was foreseen."""
     text = str(error)
     return _by_worker(text) or _by_store(text, lake) or _by_machine(text)
+
+
+def is_called_off(error: Exception) -> bool:
+    """Whether Spark gave up what it did because it was told to."""
+    return _CALLED_OFF.search(str(error)) is not None
 
 
 def _by_worker(text: str) -> LakehouseError | None:

@@ -163,12 +163,16 @@ class Lease:
         """
         if now() < self._sure_until and self.successor() is None:
             return
+        if self._lost_to:
+            raise TakenOverError(
+                f"{self.table} was taken over by {self._lost_to}",
+                why="this run gave no sign of life for too long, or another was told to take the table",
+                remedy="nothing was committed since; when the other run has ended, run the same command again",
+            )
         raise TakenOverError(
-            f"{self.table} was taken over by {self._lost_to}"
-            if self._lost_to
-            else f"{self.table} could not be held: its lease was not renewed for {self._holder.seconds:.0f} s",
-            why="this run gave no sign of life for too long, or another was told to take the table",
-            remedy="nothing was committed since; when the other run has ended, run the same command again",
+            f"{self.table} could not be held: its lease was not renewed for {self._holder.seconds:.0f} s",
+            why="the store did not take this run's sign of life for so long, or the machine stood still",
+            remedy="nothing was committed since; ./spark-submit.sh doctor, and when all is well the same command",
         )
 
     def successor(self) -> Holder | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs.lake import delta
+from jobs.lake import delta, leases
 from jobs.lake.cli import Context
+from jobs.lake.config import LeaseSettings
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import DataError, MachineError
+from jobs.lake.errors import DataError, MachineError, StoreError, TakenOverError
 from jobs.lake.layout import Lake
 
 
@@ -386,3 +388,18 @@ def test_persist__gives_up_in_the_end_and_says_so(tmp_path: Path, monkeypatch: p
 def test_overwrite__of_a_part_leaves_the_rest_and_takes_new_columns(lake: Context, table: str):
     delta.overwrite(lake.lake, numbers(lake, 5, 7, note="new"), table, Transaction("again", 0), "id >= 5")
     assert content(table) == [*((n, 10 * n, None) for n in range(1, 5)), *((n, 10 * n, "new") for n in range(5, 8))]
+
+
+def test_holding__a_run_that_lost_its_lease_says_so_and_not_that_spark_gave_up(
+    lake: Context, table: str, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise StoreError("the store takes no sign of life")
+
+    short = replace(lake.lake, leases=LeaseSettings(seconds=2))
+    monkeypatch.setattr(leases.Lease, "_write", refuse)
+    with (
+        pytest.raises(TakenOverError, match="numbers could not be held: its lease was not renewed for 2 s"),
+        delta.holding(short, short.relative(table)),
+    ):
+        lake.spark.range(2).foreach(lambda _: time.sleep(60))
