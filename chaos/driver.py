@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-_TRACE = 6_000  # characters
+_TRACE = 40  # lines
 WHEN = ("before", "after")
 POINTS: Mapping[str, tuple[str, str]] = {
     "delta.append": ("jobs.lake.delta", "append"),
@@ -132,8 +132,14 @@ def run(job: str, arguments: list[str], death: Death | None) -> dict[str, Any]:
             cli.main(module.__doc__ or "", module.arguments, module.run, arguments)
         except SystemExit as end:
             code = end.code
-    trace = out.getvalue()[-_TRACE:] if code == 4 else ""  # of an error that nobody foresaw
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue() + trace}
+    unforeseen = _causes(out.getvalue()) if code == 4 else ""
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue() + unforeseen}
+
+
+def _causes(trace: str) -> str:
+    """What a trace says, without the places in the code."""
+    lines = [line for line in trace.splitlines() if not line.lstrip().startswith(("at ", "File ", "..."))]
+    return "\n".join(lines[-_TRACE:])
 
 
 def _forget() -> None:

@@ -54,7 +54,8 @@ PROGRAMS: Mapping[str, tuple[Step, ...]] = {
 
 PIPELINE = PROGRAMS["pipeline"]
 
-_LEASES = LeaseSettings(seconds=5)  # a run that is gone does not keep them for long
+# A run that is gone does not keep them for long, and one that lives does, on a machine that has much to do.
+_LEASES = LeaseSettings(seconds=10)
 _SETTINGS = (f"leases.seconds={_LEASES.seconds}", "leases.wait_seconds=60")
 # What a client waits for, and how often it tries: less than a scenario's silence.
 _IMPATIENT = ("s3.timeout_seconds=3", "s3.attempts=3")

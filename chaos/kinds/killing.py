@@ -53,10 +53,8 @@ def by_order(trial: Trial) -> None:
 
 
 def of_worker(trial: Trial) -> None:
-    """Its Python workers are killed at a named point: Spark starts others."""
-    ran = _die(trial, "worker")
-    if ran.code != 0:
-        raise ScenarioError(f"without its workers it ended with {ran.code}:\n{ran.err}")
+    """Its Python workers are killed at a named point: Spark starts others, or the job says that one has died."""
+    well_said(_die(trial, "worker"))
 
 
 def at_any_instant(trial: Trial) -> None:

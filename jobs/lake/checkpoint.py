@@ -29,7 +29,8 @@ def check(lake: Lake, stage: str, dataset: str) -> None:
         return
     begun = max([*batches, *commits], default=-1)
     joined = max((number for number in told if f"{number}.compact" in there["sources/0"]), default=-1)
-    wanted = ["metadata", *(f"offsets/{number}" for number in range(min(batches, default=0), begun + 1))]
+    first = min([*batches, max(begun - 1, 0)])  # of the two that Spark reads the first may be gone
+    wanted = ["metadata", *(f"offsets/{number}" for number in range(first, begun + 1))]
     wanted += [f"commits/{begun - 1}"] if begun > min(batches, default=0) else []
     wanted += [f"sources/0/{joined}.compact"] if joined >= 0 else []
     try:
@@ -44,7 +45,7 @@ def check(lake: Lake, stage: str, dataset: str) -> None:
         for number in range(joined + 1, max([reached, *told]) + 1):
             part = f"sources/0/{number}"
             _check_part(lake, f"{root}/{part}", versioned=True)
-    except (OSError, ValueError, LookupError) as error:
+    except (FileNotFoundError, ValueError, LookupError) as error:  # and no store that does not answer
         raise _damaged(lake, stage, dataset, part, str(error)) from error
 
 

@@ -34,7 +34,10 @@ _MACHINE = (
         f"df -h; make room, then the same command: {_NOT_AGAIN}",
     ),
     (
-        re.compile(r"Python worker exited unexpectedly|Python worker failed to connect"),
+        re.compile(
+            r"Python worker exited unexpectedly|Python worker failed to connect|Python daemon|pyspark\.daemon"
+            r"|api\.python\.PythonWorkerFactory"  # where workers are started, and nowhere else
+        ),
         "a Python worker of Spark's has died",
         "it was killed: most often by the system, for lack of memory",
         "the same command; if it dies again, with fewer at a time: --on 'local[1]'",

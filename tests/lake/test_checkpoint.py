@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -178,6 +179,28 @@ def test_check__a_part_that_is_torn_or_gone_is_named_with_what_to_type(promoted:
         path.write_bytes(content)
     assert f"the checkpoint ops/checkpoints/silver/toy is damaged: {part}" in str(told.value)
     assert f"rm -r '{promoted.lake.checkpoint('silver', 'toy')}'" in told.value.remedy
+
+
+def test_check__the_last_batch_but_one_is_wanted_though_all_before_the_last_are_gone(promoted: Context):
+    parts = [Path(promoted.lake.checkpoint("silver", "toy"), "offsets", str(number)) for number in (0, 1)]
+    contents = [part.read_bytes() for part in parts]
+    for part in parts:
+        part.unlink()
+    try:
+        with pytest.raises(DataError, match="toy is damaged: offsets/1"):
+            checkpoint.check(promoted.lake, "silver", "toy")
+    finally:
+        for part, content in zip(parts, contents, strict=True):
+            part.write_bytes(content)
+
+
+def test_check__a_store_that_does_not_hand_a_part_out_is_no_damage(promoted: Context, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream")
+
+    monkeypatch.setattr(checkpoint, "_check_part", refuse)
+    with pytest.raises(OSError, match="INTERNAL_FAILURE"):
+        checkpoint.check(promoted.lake, "silver", "toy")
 
 
 def test_check__of_a_source_that_spark_has_joined(lake: Context):
