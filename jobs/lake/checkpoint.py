@@ -31,7 +31,7 @@ def check(lake: Lake, stage: str, dataset: str) -> None:
     joined = max((number for number in told if f"{number}.compact" in there["sources/0"]), default=-1)
     first = min([*batches, max(begun - 1, 0)])  # of the two that Spark reads the first may be gone
     wanted = ["metadata", *(f"offsets/{number}" for number in range(first, begun + 1))]
-    wanted += [f"commits/{begun - 1}"] if begun > min(batches, default=0) else []
+    wanted += [f"commits/{begun - 1}"] if begun > first else []
     wanted += [f"sources/0/{joined}.compact"] if joined >= 0 else []
     try:
         for part in wanted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from pyspark.sql.types import DoubleType, FloatType
 
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake import config, diagnosis, ledger, session
-from jobs.lake.config import Settings
+from jobs.lake.config import Settings, nearest
 from jobs.lake.console import Console, reopen_streams
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import ConfigurationError, LakehouseError, UsageError
@@ -220,8 +219,9 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
         return code
     except Exception as error:
         known = diagnosis.known(error, place)
-        if log := sys.__stdout__ if "LAKEHOUSE_STDOUT" in os.environ else None if known else sys.stdout:
-            traceback.print_exc(file=log)
+        has_log = "LAKEHOUSE_STDOUT" in os.environ
+        if has_log or known is None:
+            traceback.print_exc(file=sys.__stdout__ if has_log else sys.stdout)
         told = known or diagnosis.unforeseen(error)
         print(told, file=sys.stderr)
         return told.exit_code
@@ -240,6 +240,6 @@ def choice(names: Sequence[str], chosen: str, what: str) -> list[str]:
         raise UsageError(
             f"there is no {what} '{chosen}'",
             why=f"known are {', '.join(names)}",
-            remedy=f"--{what} {difflib.get_close_matches(chosen, names, n=1, cutoff=0.0)[0]}",
+            remedy=f"--{what} {nearest(chosen, names)}",
         )
     return [chosen]

@@ -275,16 +275,20 @@ def _validate(section: str, model: type[BaseModel], tree: Mapping[str, Any]) -> 
         ) from error
 
 
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that is most like one that is not."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+
+
 def _refuse_unknown(values: Mapping[str, tuple[Any, str]], models: Mapping[str, type[BaseModel]]) -> None:
     known = [*GeneralSettings.model_fields]
     known += [f"{section}.{field}" for section, model in models.items() for field in model.model_fields]
     for name, (_, source) in values.items():
         if name not in known and not any(name.startswith(f"{k}.") and _is_mapping(k, models) for k in known):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise ConfigurationError(
                 f"unknown setting '{name}' in {source}",
                 why="no setting has this name",
-                remedy=f"did you mean '{near}'?",
+                remedy=f"did you mean '{nearest(name, known)}'?",
             )
 
 

@@ -60,13 +60,13 @@ _MACHINE = (
 )
 
 
-def told(error: Exception, lake: str = "") -> LakehouseError:
-    """The error for people that another one comes down to; it names the lake where the other does not say where."""
-    return known(error, lake) or unforeseen(error)
+def told(error: Exception) -> LakehouseError:
+    """The error for people that another one comes down to."""
+    return known(error) or unforeseen(error)
 
 
 def known(error: Exception, lake: str = "") -> LakehouseError | None:
-    """The error for people, if this is one that was foreseen."""
+    """The error for people, if this is one that was foreseen; it names the lake if a store does not say where."""
     text = str(error)
     return _by_worker(text) or _by_store(text, lake) or _by_machine(text)
 

@@ -47,9 +47,9 @@ def test_told__what_s3_refused_by_each_of_its_clients(text: str, says: str, code
     assert "planted-secret" not in str(error)
 
 
-def test_told__the_lake_is_named_where_the_store_does_not_say_where():
-    assert diagnosis.told(RuntimeError(DELTALAKE), "s3a://b/lake").what == "S3 refused a request for s3a://b/lake"
-    assert "s3a://bucket/lake/silver" in diagnosis.told(RuntimeError(HADOOP), "s3a://b/lake").what
+def test_known__the_lake_is_named_where_the_store_does_not_say_where():
+    assert diagnosis.known(RuntimeError(DELTALAKE), "s3a://b/lake").what == "S3 refused a request for s3a://b/lake"
+    assert "s3a://bucket/lake/silver" in diagnosis.known(RuntimeError(HADOOP), "s3a://b/lake").what
 
 
 @pytest.mark.parametrize(
