@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import registry
 from bench.measure import Result, measure, prepared
 from bench.stage import SIZES
+from jobs.lake import config
 from jobs.lake.console import Console
 
 HOME = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--ours", action="store_true", help="without peers: what --cores changes, for example")
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--home", type=Path, default=_default_home(), help="where input and output are put")
+    parser.add_argument("--home", type=Path, default=config.cache() / "bench", help="where input and output are put")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     console = Console(options.json)
@@ -52,10 +53,6 @@ def main() -> int:
         RESULTS.write_text(json.dumps({**about, "results": [vars(r) for r in found]}, indent=1) + "\n")
         write_page(rows, f"`./spark-submit.sh bench --size {options.size}`, {options.cores} cores, {_told(versions())}")
     return 0
-
-
-def _default_home() -> Path:
-    return Path(os.environ.get("LAKEHOUSE_CACHE", Path.home() / ".cache" / "sensor-lakehouse")) / "bench"
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from chaos.kinds import KINDS
 from chaos.samples import SAMPLES
 from chaos.stores import KEYS, Stores
 from chaos.trial import Kind, References, ScenarioError, Stage, Trial
+from jobs.lake import config
 from jobs.lake.console import Console
 
 
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first; the next have the numbers after it")
     parser.add_argument("--only", choices=sorted(KINDS), metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--stages", type=int, default=1, help="how many are played side by side")
-    parser.add_argument("--home", type=Path, default=_default_home(), help="where lakes and logs are put")
+    parser.add_argument("--home", type=Path, default=config.cache() / "chaos", help="where lakes and logs are put")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     console = Console(options.json)
@@ -141,10 +142,6 @@ def _report(result: Played, home: Path, console: Console) -> Played:
     with (home / "results.jsonl").open("a") as file:
         file.write(json.dumps(asdict(result)) + "\n")
     return result
-
-
-def _default_home() -> Path:
-    return Path(os.environ.get("LAKEHOUSE_CACHE", Path.home() / ".cache" / "sensor-lakehouse")) / "chaos"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import time
 from importlib import resources
 
@@ -64,13 +66,15 @@ def _show(context: Context, table: GoldTable) -> None:
 
 
 def _next(uri: str) -> str:
+    lake, table = shlex.quote(uri), json.dumps(f"{uri}/gold/engine_summary")
+    look = shlex.quote(f"from deltalake import DeltaTable; print(DeltaTable({table}).to_pandas())")
     return f"""What to try next
-  ./spark-submit.sh status --lake {uri}
-  ./spark-submit.sh report --lake {uri}          how good the data are, as a page to look at
-  ./spark-submit.sh demo --lake {uri}            again: nothing is new, nothing changes
-  ./spark-submit.sh simulate --dataset turbofan --entities 20 --seed 7 --lake {uri}
-  ./spark-submit.sh pipeline --lake {uri} --plan
-  .venv/bin/python -c "from deltalake import DeltaTable; print(DeltaTable('{uri}/gold/engine_summary').to_pandas())"
+  ./spark-submit.sh status --lake {lake}
+  ./spark-submit.sh report --lake {lake}          how good the data are, as a page to look at
+  ./spark-submit.sh demo --lake {lake}            again: nothing is new, nothing changes
+  ./spark-submit.sh simulate --dataset turbofan --entities 20 --seed 7 --lake {lake}
+  ./spark-submit.sh pipeline --lake {lake} --plan
+  .venv/bin/python -c {look}
 """
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import pyarrow.fs as pafs
-
 from jobs import ingest, silver
 from jobs.catalog import DATASETS
 from jobs.lake import cli, delta
@@ -61,12 +59,10 @@ def source_files(lake: Lake, place: str) -> list[str]:
     """
     home = Lake.parse(place, lake.s3)
     root = home.arrow_path(home.uri)
-    found = home.listed(root, recursive=True)
-    names = [info.path.removeprefix(root).strip("/") for info in found if info.type == pafs.FileType.File]
-    shown = [name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/"))]
-    if not shown:
+    names = sorted(info.path.removeprefix(root).lstrip("/") for info in home.files(root))
+    if not names:
         raise UsageError(f"there are no files in {place}", why="nothing is there to migrate", remedy="check the path")
-    return [f"{home.uri}/{name}" for name in sorted(shown)]
+    return [f"{home.uri}/{name}" for name in names]
 
 
 def load(context: Context, dataset: Dataset, files: Sequence[str]) -> tuple[list[Entry], dict[str, str]]:

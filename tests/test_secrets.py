@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from chaos.proxy import Proxy, Trouble
 from chaos.samples import put
+from jobs.lake import config
 from jobs.lake.config import S3Settings
 from jobs.lake.layout import Lake
 from sim.base import write
@@ -91,5 +91,4 @@ def test_run__leaves_no_secret_behind(s3_endpoint: str, tmp_path: Path, how: str
 
 
 def _logs() -> list[Path]:
-    cache = Path(os.environ.get("LAKEHOUSE_CACHE", Path.home() / ".cache" / "sensor-lakehouse"))
-    return [*(cache / "logs").iterdir()]
+    return [*(config.cache() / "logs").iterdir()]

@@ -89,12 +89,8 @@ def waiting(lake: Lake, stage: str, dataset: str) -> list[Arrived]:
 def bronze_files(lake: Lake, dataset: str) -> list[Arrived]:
     """All files of a dataset's bronze, as a promotion would order them; hidden ones (``_x``, ``.x``) are none."""
     folder = lake.arrow_path(lake.bronze(dataset))
-    found = []
-    for info in lake.listed(folder, recursive=True):
-        parts = info.path.removeprefix(folder).strip("/").split("/")
-        if info.type == pafs.FileType.File and not any(p.startswith(("_", ".")) for p in parts):
-            path = f"s3a://{info.path}" if lake.on_s3 else info.path
-            found.append(Arrived(path, info.size, (info.mtime_ns or 0) // 1000))
+    scheme = "s3a://" if lake.on_s3 else ""
+    found = [Arrived(scheme + i.path, i.size, (i.mtime_ns or 0) // 1000) for i in lake.files(folder)]
     return sorted(found, key=lambda f: (f.modified, f.path))
 
 
@@ -163,9 +159,9 @@ def _numbers(parts: Collection[str]) -> list[int]:
 
 
 def _parts(lake: Lake, folder: str) -> dict[str, str]:
-    """The files of one part of a checkpoint, path by name."""
-    infos = lake.listed(folder)
-    return {i.base_name: i.path for i in infos if i.type == pafs.FileType.File and not i.base_name.startswith(".")}
+    """The files of one part of a checkpoint, path by name; what has no number for its name is not Spark's."""
+    infos = [info for info in lake.listed(folder) if info.type == pafs.FileType.File]
+    return {i.base_name: i.path for i in infos if i.base_name.removesuffix(".compact").isdigit()}
 
 
 def _read(lake: Lake, path: str) -> list[dict[str, Any]]:

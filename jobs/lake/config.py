@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -273,6 +274,13 @@ def _validate(section: str, model: type[BaseModel], tree: Mapping[str, Any]) -> 
             why=first["msg"],
             remedy=f"--set {name}=VALUE; ./spark-submit.sh status --config shows what is in force",
         ) from error
+
+
+def cache() -> Path:
+    """The folder in which ``spark-submit.sh`` keeps JARs and logs."""
+    folder = os.environ.get("LAKEHOUSE_CACHE")
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) if folder else Path(caches) / "sensor-lakehouse"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

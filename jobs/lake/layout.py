@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +101,9 @@ class Lake:
     def without_checkpoint(self, stage: str, dataset: str) -> str:
         """What to type to go on without a checkpoint."""
         place = self.checkpoint(stage, dataset)
-        remove = f"aws s3 rm --recursive {self.delta_uri(place)}" if self.on_s3 else f"rm -r '{place}'"
-        return f"{remove}, then the same command: bronze is read anew, and what the tables have counts as duplicates"
+        remove = ["aws", "s3", "rm", "--recursive", self.delta_uri(place)] if self.on_s3 else ["rm", "-r", place]
+        again = "then the same command: bronze is read anew, and what the tables have counts as duplicates"
+        return f"{shlex.join(remove)}, {again}"
 
     def relative(self, path: str) -> str:
         """A path as it stands below the lake's root: the same for a folder and for S3."""
@@ -135,6 +138,15 @@ class Lake:
         except FileNotFoundError:
             return []
         return found
+
+    def files(self, folder: str) -> list[pafs.FileInfo]:
+        """Every file below a folder, a path of :meth:`arrow_path`; hidden ones (``_x``, ``.x``) are none.
+
+        Raises:
+            OSError: The store refuses, or there is no such bucket.
+        """
+        infos = (info for info in self.listed(folder, recursive=True) if info.type == pafs.FileType.File)
+        return [info for info in infos if not re.search("(^|/)[_.]", info.path.removeprefix(folder))]
 
     def arrow_path(self, path: str) -> str:
         """``path`` as :meth:`filesystem` wants it: without a scheme."""

@@ -22,7 +22,7 @@ import duckdb
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-from jobs.lake import cli, delta, session
+from jobs.lake import cli, config, delta, session
 from jobs.lake.cli import Context
 from jobs.lake.errors import MachineError, UsageError
 
@@ -83,11 +83,10 @@ class NotebookLake:
     @cached_property
     def spark(self) -> SparkSession:
         """The Spark session, started on first use; what Spark has to say goes to a file in the cache."""
-        cache = Path(os.environ.get("LAKEHOUSE_CACHE") or _default_cache())
         if "LAKEHOUSE_JARS" not in os.environ:
-            os.environ["LAKEHOUSE_JARS"] = str(_jars(cache))
+            os.environ["LAKEHOUSE_JARS"] = str(_jars())
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        with _stderr_to(cache / "logs" / f"notebook-{self.context.run_id}.log"):
+        with _stderr_to(config.cache() / "logs" / f"notebook-{self.context.run_id}.log"):
             return session.open_session(self.context.settings, self.context.lake)
 
     def _is_delta(self, path: str) -> bool:
@@ -113,16 +112,11 @@ class NotebookLake:
         return table.to_pyarrow_dataset()
 
 
-def _default_cache() -> Path:
-    """Where ``spark-submit.sh`` keeps JARs and logs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sensor-lakehouse"
-
-
-def _jars(cache: Path) -> Path:
+def _jars() -> Path:
     """The folder into which ``spark-submit.sh`` has fetched the JARs of this stack."""
     pins = "next/jars.txt" if os.environ.get("LAKEHOUSE_STACK") == "next" else "jars.txt"
     digest = hashlib.sha256(resources.files("conf").joinpath(pins).read_bytes()).hexdigest()
-    folder = cache / "jars" / digest[:16]
+    folder = config.cache() / "jars" / digest[:16]
     if not folder.is_dir():
         raise MachineError(
             f"Spark's JARs are not in {folder}",

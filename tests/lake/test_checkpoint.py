@@ -178,7 +178,7 @@ def test_check__a_part_that_is_torn_or_gone_is_named_with_what_to_type(promoted:
     finally:
         path.write_bytes(content)
     assert f"the checkpoint ops/checkpoints/silver/toy is damaged: {part}" in str(told.value)
-    assert f"rm -r '{promoted.lake.checkpoint('silver', 'toy')}'" in told.value.remedy
+    assert f"rm -r {promoted.lake.checkpoint('silver', 'toy')}," in told.value.remedy
 
 
 def test_check__the_last_batch_but_one_is_wanted_though_all_before_the_last_are_gone(promoted: Context):
@@ -192,6 +192,17 @@ def test_check__the_last_batch_but_one_is_wanted_though_all_before_the_last_are_
     finally:
         for part, content in zip(parts, contents, strict=True):
             part.write_bytes(content)
+
+
+@pytest.mark.parametrize("folder", ["offsets", "commits", "sources/0"])
+def test_check__a_file_that_is_not_sparks_is_in_nobodys_way(promoted: Context, folder: str):
+    stranger = Path(promoted.lake.checkpoint("silver", "toy"), folder, "notes.txt")
+    stranger.write_text("kept here by somebody")
+    try:
+        (entry,) = silver.promote(promoted, TOY)
+        assert entry.outcome == "nothing new"
+    finally:
+        stranger.unlink()
 
 
 def test_check__a_store_that_does_not_hand_a_part_out_is_no_damage(promoted: Context, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 
@@ -88,6 +89,25 @@ def test_relative__s3() -> None:
     lake = Lake.parse("s3a://bucket/x")
     assert lake.relative("s3a://bucket/x/a/b") == "a/b"
     assert lake.arrow_path("s3a://bucket/x/a/b") == "bucket/x/a/b"
+
+
+@pytest.mark.parametrize("place", ["/data/lake", "/data/our lake", "/data/it's a lake", "s3a://bucket/it's ours"])
+def test_without_checkpoint__can_be_typed_as_it_stands(place: str) -> None:
+    command, _, _ = Lake.parse(place).without_checkpoint("silver", "fleet").partition(", then")
+    typed = shlex.split(command)
+    assert typed[-1] == f"{place.replace('s3a:', 's3:')}/ops/checkpoints/silver/fleet"
+    assert typed[:-1] in (["rm", "-r"], ["aws", "s3", "rm", "--recursive"])
+
+
+def test_files__hidden_ones_are_none(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "d=_e/f", "g_h/i.j", "_k", ".l", "_m/n", "o/.p/q"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).touch()
+    root = str(tmp_path / "x")
+    assert {info.path for info in Lake.parse(root).files(root)} == {
+        f"{root}/{name}" for name in ("a", "b/c", "d=_e/f", "g_h/i.j")
+    }
+    assert Lake.parse(root).files(f"{root}/nowhere") == []
 
 
 def test_relative__root_of_the_file_system() -> None:
