@@ -116,17 +116,39 @@ def version_before(lake: Lake, path: str, transaction: Transaction) -> int | Non
     table = open_table(lake, path)
     if table is None:
         return None
-    done = table.transaction_version(transaction.application)
-    if done is None or done < transaction.number:
+    if not _has(table, transaction):
         return table.version()
+    version = int(_recalled(lake, path, table, transaction)["version"])
+    return version - 1 if version else None
+
+
+def rows_of(lake: Lake, path: str, transaction: Transaction) -> int:
+    """Rows that a write has appended; 0 if it has not.
+
+    Raises:
+        DataError: The write was done so long ago that the log has forgotten it.
+    """
+    table = open_table(lake, path)
+    if table is None or not _has(table, transaction):
+        return 0
+    return int(_recalled(lake, path, table, transaction)["operationMetrics"]["numOutputRows"])
+
+
+def _has(table: deltalake.DeltaTable, transaction: Transaction) -> bool:
+    done = table.transaction_version(transaction.application)
+    return done is not None and done >= transaction.number
+
+
+def _recalled(lake: Lake, path: str, table: deltalake.DeltaTable, transaction: Transaction) -> dict[str, Any]:
+    """The commit of a write that was done."""
     commit = commit_of(table, transaction)
     if commit is None:
         raise DataError(
             f"{lake.relative(path)} has no commit for {transaction.tag}",
             why="this run stopped half-way so long ago that the table's log, which has its rows, no longer tells which",
-            remedy=lake.without_checkpoint("silver", path.rpartition("/")[2]),
+            remedy=lake.without_batch(*transaction.application.split("/")[:2]),
         )
-    return int(commit["version"]) - 1 if commit["version"] else None
+    return commit
 
 
 def commit_of(table: deltalake.DeltaTable, transaction: Transaction) -> dict[str, Any] | None:
@@ -205,7 +227,13 @@ def progress(lake: Lake, path: str, application: str) -> int | None:
     return None if table is None else table.transaction_version(application)
 
 
-def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, rows_per_file: int = 0) -> None:
+def has(lake: Lake, path: str, transaction: Transaction) -> bool:
+    """Whether a table has a write already."""
+    table = open_table(lake, path)
+    return table is not None and _has(table, transaction)
+
+
+def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, rows_per_file: int = 0) -> bool:
     """Append once; a column that is new is added to the table.
 
     A repeated write is computed all the same, and thrown away: its counts are asked for, and Delta by itself would
@@ -217,19 +245,21 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, row
         path: The table.
         transaction: The write's name.
         rows_per_file: The most rows that a file may have; 0 for no bound.
+
+    Returns:
+        Whether it was done now, and not before.
     """
-    done = progress(lake, path, transaction.application)
-    if done is not None and done >= transaction.number:
+    if has(lake, path, transaction):
         rows.write.format("noop").mode("overwrite").save()
-    else:
-        writer = _write(rows, "append", transaction).options(mergeSchema=True, maxRecordsPerFile=rows_per_file)
-        persist(lake, lambda: writer.save(path), path)
+        return False
+    writer = _write(rows, "append", transaction).options(mergeSchema=True, maxRecordsPerFile=rows_per_file)
+    persist(lake, lambda: writer.save(path), path)
+    return True
 
 
 def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction) -> None:
     """Append rows that are at hand, once, without a job of Spark's, which takes a second; it makes the table."""
-    done = progress(lake, path, transaction.application)
-    if done is not None and done >= transaction.number:
+    if has(lake, path, transaction):
         return
     with holding(lake, lake.relative(path)):
         deltalake.write_deltalake(

@@ -98,12 +98,25 @@ class Lake:
         """Spark's own record of the files it has handed out."""
         return f"{self.uri}/ops/checkpoints/{stage}/{dataset}"
 
+    def intent(self, stage: str, dataset: str) -> str:
+        """What the last batch is judged by."""
+        return f"{self.uri}/ops/intents/{stage}.{dataset}.json"
+
     def without_checkpoint(self, stage: str, dataset: str) -> str:
         """What to type to go on without a checkpoint."""
-        place = self.checkpoint(stage, dataset)
+        then = "bronze is read anew, and what the tables have counts as duplicates"
+        return self.without(self.checkpoint(stage, dataset), then)
+
+    def without_batch(self, stage: str, dataset: str) -> str:
+        """What to type to go on without a batch that was stopped half-way."""
+        if stage == "silver":
+            return self.without_checkpoint(stage, dataset)
+        return self.without(self.intent(stage, dataset), "what is written counts as duplicates")
+
+    def without(self, place: str, then: str) -> str:
+        """What to type to go on without a file, or a folder, and what happens then."""
         remove = ["aws", "s3", "rm", "--recursive", self.delta_uri(place)] if self.on_s3 else ["rm", "-r", place]
-        again = "then the same command: bronze is read anew, and what the tables have counts as duplicates"
-        return f"{shlex.join(remove)}, {again}"
+        return f"{shlex.join(remove)}, then the same command: {then}"
 
     def relative(self, path: str) -> str:
         """A path as it stands below the lake's root: the same for a folder and for S3."""

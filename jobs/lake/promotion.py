@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
@@ -15,11 +15,12 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.lake import delta, diagnosis, drift, intake, ledger, quarantine
+from jobs.lake import delta, diagnosis, drift, intake, intents, ledger, quarantine
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import MachineError
 from jobs.lake.intake import Arrived, Probed
+from jobs.lake.intents import Intent
 from jobs.lake.judging import Judge
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset
@@ -53,12 +54,20 @@ class Promotion:
     def promote(self, files: Sequence[Arrived], transaction: Transaction) -> ledger.Entry:
         """Promote a batch of files; repeated with the same transaction it changes nothing.
 
+        What was begun is finished as it was begun, whatever has become of the settings and the files meanwhile.
+
         Raises:
             BooksError: A row is unaccounted for.
+            DataError: What was begun cannot be repeated.
         """
         started, clock = datetime.now(UTC), time.monotonic()
         ordered = sorted(files, key=lambda f: (f.modified, f.path))
-        probed, counts = self._write_readable(ordered, transaction)
+        last = intents.read(self.lake, "silver", self.dataset.name)
+        if last and last.transaction.application != transaction.application:
+            self._book_left(last)
+        begun = last if last and last.transaction == transaction and self._has_committed(transaction) else None
+        thresholds = begun.settings(self.lake, self.dataset) if begun else self.thresholds
+        probed, counts = replace(self, thresholds=thresholds)._write_readable(ordered, transaction, begun)
         entry = ledger.Entry(
             run_id=self.run_id,
             stage="silver",
@@ -77,12 +86,44 @@ class Promotion:
         ledger.record(self.lake, [entry], transaction)
         return entry
 
+    def _has_committed(self, transaction: Transaction) -> bool:
+        tables = self.lake.silver(self.dataset.name), self.lake.quarantine(self.dataset.name)
+        return any(delta.has(self.lake, table, transaction) for table in tables)
+
+    def _book_left(self, begun: Intent) -> None:
+        """Book a batch of another stream that was stopped before it was booked, if its checkpoint was then removed.
+
+        Its files come again, and what it has written counts as duplicates of that.
+        """
+        transaction, name = begun.transaction, self.dataset.name
+        if delta.has(self.lake, self.lake.ledger, transaction) or not self._has_committed(transaction):
+            return
+        written = delta.rows_of(self.lake, self.lake.silver(name), transaction)
+        refused = quarantine.count(self.lake, name, transaction)
+        entry = ledger.Entry(
+            run_id=self.run_id,
+            stage="silver",
+            dataset=name,
+            batch_id=transaction.tag,
+            started_at=datetime.now(UTC),
+            seconds=0.0,
+            files_quarantined=len(begun.refused),
+            rows_read=written + refused,
+            rows_written=written,
+            rows_quarantined=refused,
+        )
+        ledger.record(self.lake, [entry], transaction)
+
     def _write_readable(
-        self, files: Sequence[Arrived], transaction: Transaction
+        self, files: Sequence[Arrived], transaction: Transaction, begun: Intent | None
     ) -> tuple[list[Probed], dict[str, int]]:
         """Write all but the files that cannot be read, in spite of a sound footer; they are refused as well."""
         probed, read_through = intake.probe(self.spark, self.lake, files), False
         while True:
+            if begun:
+                probed = begun.applied(self.lake, probed)
+            else:
+                intents.write(self.lake, "silver", self.dataset.name, self._intent(probed, transaction))
             try:
                 return probed, self._write(probed, transaction)
             except (PySparkException, Py4JJavaError) as error:  # PySpark translates only some of its own
@@ -102,6 +143,9 @@ class Promotion:
                     raise
                 probed[broken[0]] = Probed(probed[broken[0]].file, error="Spark cannot read the file")
 
+    def _intent(self, probed: Sequence[Probed], transaction: Transaction) -> Intent:
+        return Intent(transaction, self.thresholds.model_dump(mode="json"), intents.refused(self.lake, probed))
+
     def _write(self, probed: Sequence[Probed], transaction: Transaction) -> dict[str, int]:
         """Write silver, quarantine and drift; return the counts for the books."""
         readable = [p for p in probed if not p.error and p.rows]
@@ -113,8 +157,10 @@ class Promotion:
                 base = delta.version_before(self.lake, silver, transaction)
                 judged = stack.enter_context(closing(self.judge.judge(readable, base)))
                 drift.record(self.lake, self.dataset.name, judged.drift, transaction)
-                delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
+                is_new = delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
                 found = judged.counts()
+                if not is_new:
+                    intents.compare(self.lake, silver, transaction, found["fresh"])
                 counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
                 refused += judged.refusals()
             if refused:

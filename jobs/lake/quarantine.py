@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import reduce
 
+import pyarrow.compute as pc
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -61,6 +62,18 @@ def append(
     delta.append(lake, observed, path, transaction)
     put = int(written.get["rows"])
     return put, int(found.get["rows"]) - put
+
+
+def count(lake: Lake, dataset: str, transaction: Transaction) -> int:
+    """How many rows (not whole files) a write has put into quarantine."""
+    path = lake.quarantine(dataset)
+    if not delta.has(lake, path, transaction):
+        return 0
+    before = delta.version_before(lake, path, transaction)
+    there = delta.open_table(lake, path, 0 if before is None else before + 1)
+    assert there is not None
+    mine = (pc.field("batch_id") == transaction.tag) & pc.field("source_row").is_valid()
+    return int(there.to_pyarrow_dataset().count_rows(filter=mine))
 
 
 def _same_place(other: str) -> Column:

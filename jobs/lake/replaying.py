@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.lake import delta, drift, intake, ledger, quarantine
+from jobs.lake import delta, drift, intake, intents, ledger, quarantine
 from jobs.lake.checkpoint import arrived
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
 from jobs.lake.intake import Probed
+from jobs.lake.intents import Intent
 from jobs.lake.judging import Judge, Judged
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset
@@ -34,6 +34,16 @@ class Selection:
 
     reason: str = ""
     since: datetime | None = None
+
+    @property
+    def told(self) -> dict[str, str | None]:
+        """What it is, for an intent."""
+        return {"reason": self.reason, "since": self.since.isoformat() if self.since else None}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Selection:
+        """That of an intent."""
+        return cls(told["reason"], datetime.fromisoformat(told["since"]) if told["since"] else None)
 
     def among(self, rows: DataFrame) -> DataFrame:
         """The selected rows of quarantine."""
@@ -75,7 +85,8 @@ class Replay:
         """How many rows would be tried, would pass, repeat what is there, or stay; nothing is written."""
         totals = dict.fromkeys(("tried", "pass", "duplicates", "stay", "files_stay"), 0)
         for names in self._batches():
-            probed, judged = self._judge(names, self._silver_version())
+            probed = self._probe(names)
+            judged = self._judge(probed, names, self._version(), delta.latest_version(self.lake, self._silver))
             totals["files_stay"] += sum(bool(p.error) for p in probed)
             if judged is not None:
                 judged.fresh().write.format("noop").mode("overwrite").save()
@@ -88,84 +99,116 @@ class Replay:
 
     def untried(self) -> int:
         """Selected lines that ``ingest`` refused: bronze does not have them, and their files are elsewhere."""
-        return 0 if self._version() is None else self._selected().where(f"NOT {_IN_BRONZE}").count()
+        version = self._version()
+        return 0 if version is None else self._selected(version).where(f"NOT {_IN_BRONZE}").count()
 
     def replay(self) -> Iterator[ledger.Entry]:
         """Try again, a transaction at a time; what passes moves to silver, the rest stays with one more attempt.
 
         Silver is written first, then the books, then quarantine. A crash in between leaves rows in both tables; the
-        same command then finishes the transaction, and any other finds them to be duplicates.
-        """
-        for names in self._batches():
-            started, clock = datetime.now(UTC), time.monotonic()
-            version = self._version()
-            assert version is not None
-            transaction = Transaction(self.application, version)
-            silver = self.lake.silver(self.dataset.name)
-            probed, judged = self._judge(names, delta.version_before(self.lake, silver, transaction))
-            counts = dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
-            if judged is not None:
-                drift.record(self.lake, self.dataset.name, judged.drift, transaction)
-                delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
-                counts = _counted(judged)
-            entry = ledger.Entry(
-                run_id=self.run_id,
-                stage="replay",
-                dataset=self.dataset.name,
-                batch_id=transaction.tag,
-                started_at=started,
-                seconds=round(time.monotonic() - clock, 3),
-                files=len(probed),
-                files_quarantined=sum(bool(p.error) for p in probed),
-                rows_read=sum(counts.values()),
-                bytes_read=sum(p.file.bytes for p in probed),
-                rows_written=counts["rows_written"],
-                rows_duplicate=counts["rows_duplicate"],
-                rows_quarantined=counts["rows_quarantined"],
-            ).check()
-            ledger.record(self.lake, [entry], transaction)
-            self._settle(probed, judged, transaction)
-            if judged is not None:
-                judged.close()
-            yield entry
+        next replay, whatever it selects, first finishes what was begun, as it was begun.
 
-    @property
-    def application(self) -> str:
-        """The transactions' application: the same command over the same quarantine is a repetition."""
-        texts = (repr(self.selection), repr(self.thresholds))
-        return f"replay/{self.dataset.name}/{hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:12]}"
+        Raises:
+            DataError: What was begun cannot be repeated.
+        """
+        begun, tried = intents.read(self.lake, "replay", self.dataset.name), list[str]()
+        if begun and self._is_under_way(begun.transaction):
+            thresholds, selection = begun.settings(self.lake, self.dataset), Selection.of(begun.details)
+            as_begun = replace(self, thresholds=thresholds, selection=selection)
+            yield as_begun._try(begun, begun=True)
+            tried = begun.details["files"] if as_begun == self else []
+        for names in self._batches(tried):
+            details = {"files": names, "version": self._version(), **self.selection.told}
+            yield self._try(Intent(self._next(), self.thresholds.model_dump(mode="json"), details=details))
+
+    def _is_under_way(self, transaction: Transaction) -> bool:
+        """Whether a transaction has committed something, and not all."""
+        begun = any(delta.has(self.lake, table, transaction) for table in (self._silver, self.lake.ledger))
+        return begun and not delta.has(self.lake, self.path, transaction)
+
+    def _next(self) -> Transaction:
+        """A transaction that no table has."""
+        application = f"replay/{self.dataset.name}"
+        numbers = (delta.progress(self.lake, table, application) for table in (self._silver, self.lake.ledger))
+        return Transaction(application, max((number for number in numbers if number is not None), default=-1) + 1)
+
+    def _try(self, intent: Intent, *, begun: bool = False) -> ledger.Entry:
+        """Try what an intent says; if that was begun before, its files are taken as they were then."""
+        started, clock, transaction = datetime.now(UTC), time.monotonic(), intent.transaction
+        names, version = intent.details["files"], intent.details["version"]
+        probed = self._probe(names)
+        if begun:
+            probed = intent.applied(self.lake, probed)
+        else:
+            intent = replace(intent, refused=intents.refused(self.lake, probed))
+            intents.write(self.lake, "replay", self.dataset.name, intent)
+        judged = self._judge(probed, names, version, delta.version_before(self.lake, self._silver, transaction))
+        counts = dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
+        if judged is not None:
+            drift.record(self.lake, self.dataset.name, judged.drift, transaction)
+            is_new = delta.append(self.lake, judged.fresh(), self._silver, transaction, self.bounds.rows_per_file)
+            counts = _counted(judged)
+            if not is_new:
+                intents.compare(self.lake, self._silver, transaction, counts["rows_written"])
+        entry = ledger.Entry(
+            run_id=self.run_id,
+            stage="replay",
+            dataset=self.dataset.name,
+            batch_id=transaction.tag,
+            started_at=started,
+            seconds=round(time.monotonic() - clock, 3),
+            files=len(probed),
+            files_quarantined=sum(bool(p.error) for p in probed),
+            rows_read=sum(counts.values()),
+            bytes_read=sum(p.file.bytes for p in probed),
+            rows_written=counts["rows_written"],
+            rows_duplicate=counts["rows_duplicate"],
+            rows_quarantined=counts["rows_quarantined"],
+        ).check()
+        ledger.record(self.lake, [entry], transaction)
+        self._settle(probed, judged, transaction)
+        if judged is not None:
+            judged.close()
+        return entry
 
     def _version(self) -> int | None:
         return delta.latest_version(self.lake, self.path)
 
-    def _silver_version(self) -> int | None:
-        return delta.latest_version(self.lake, self.lake.silver(self.dataset.name))
+    @property
+    def _silver(self) -> str:
+        return self.lake.silver(self.dataset.name)
 
-    def _selected(self) -> DataFrame:
-        return self.selection.among(self.spark.read.format("delta").load(self.path))
+    def _selected(self, version: int | None) -> DataFrame:
+        return self.selection.among(self.spark.read.format("delta").option("versionAsOf", version).load(self.path))
 
-    def _batches(self) -> Iterator[list[str]]:
-        """The files of what is selected, as many at a time as a promotion would take."""
-        if self._version() is None:
+    def _batches(self, tried: Sequence[str] = ()) -> Iterator[list[str]]:
+        """The files of what is selected and was not tried yet, as many at a time as a promotion would take."""
+        version = self._version()
+        if version is None:
             return
-        names = self._selected().where(_IN_BRONZE).select("source_file").distinct().orderBy("source_file").collect()
+        files = self._selected(version).where(_IN_BRONZE).select("source_file").distinct().orderBy("source_file")
+        names = [name for (name,) in files.collect() if name not in tried]
         size = self.bounds.max_files_per_batch
         for start in range(0, len(names), size):
-            yield [row[0] for row in names[start : start + size]]
+            yield names[start : start + size]
 
-    def _judge(self, names: Sequence[str], base: int | None) -> tuple[list[Probed], Judged | None]:
-        """Probe the files of a batch and judge their selected rows; None if no file can be read."""
+    def _probe(self, names: Sequence[str]) -> list[Probed]:
         files = sorted(arrived(self.lake, names), key=lambda f: (f.modified, f.path))
-        probed = intake.probe(self.spark, self.lake, files, thorough=True)
+        return intake.probe(self.spark, self.lake, files, thorough=True)
+
+    def _judge(
+        self, probed: Sequence[Probed], names: Sequence[str], version: int | None, base: int | None
+    ) -> Judged | None:
+        """Judge the rows of a batch that a version of quarantine has; None if no file can be read."""
         readable = [p for p in probed if not p.error and p.rows]
         if not readable:
-            return probed, None
+            return None
         judge = Judge(self.spark, self.lake, self.dataset, self.thresholds, self.bounds)
-        return probed, judge.judge(readable, base, self._wanted(names))
+        return judge.judge(readable, base, self._wanted(names, version))
 
-    def _wanted(self, names: Sequence[str]) -> Any:
+    def _wanted(self, names: Sequence[str], version: int | None) -> Any:
         """The rows of files that were refused whole, and the single rows of others."""
-        selected = self._selected().where(F.col("source_file").isin(*names))
+        selected = self._selected(version).where(F.col("source_file").isin(*names))
         single = selected.where("row IS NOT NULL").select(
             F.col("source_file").alias("_source_file"), F.col("source_row").alias("_source_row")
         )

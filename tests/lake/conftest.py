@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pydantic import BaseModel
 from pyspark.sql import types as T
 
 from jobs.lake import quality
@@ -67,10 +69,11 @@ class Floor:
         os.utime(path, (seconds, seconds))
         return Arrived(str(path), path.stat().st_size, seconds * 1_000_000)
 
-    def promote(self, *files: Arrived, number: int = 0, **changes: Any) -> Entry:
-        """Promote files as one transaction."""
+    @property
+    def promotion(self) -> Promotion:
+        """What promotes it."""
         context = self.context
-        promotion = Promotion(
+        return Promotion(
             context.spark,
             context.lake,
             self.dataset,
@@ -78,7 +81,10 @@ class Floor:
             context.settings.silver,
             context.run_id,
         )
-        return replace(promotion, **changes).promote(files, Transaction(f"silver/{self.dataset.name}/q", number))
+
+    def promote(self, *files: Arrived, number: int = 0, **changes: Any) -> Entry:
+        """Promote files as one transaction."""
+        return replace(self.promotion, **changes).promote(files, Transaction(f"silver/{self.dataset.name}/q", number))
 
     def rows(self, path: str) -> list[dict[str, Any]]:
         """The rows of a Delta table, by ``deltalake``; none if there is no table."""
@@ -119,3 +125,30 @@ def counts(entry: Entry) -> tuple[int, int, int, int]:
 def floor(lake: Context) -> Floor:
     """The toy dataset on an empty lake."""
     return Floor(lake)
+
+
+class Limit(BaseModel):
+    """How large a value may be."""
+
+    limit: float = 100
+
+
+LIMITED = replace(
+    TOY,
+    settings=Limit,
+    rules=lambda settings: [quality.finite("value"), quality.in_range("value", -settings.limit, settings.limit)],
+)
+"""The toy with a setting."""
+
+
+@contextmanager
+def killed_at(owner: Any, name: str) -> Iterator[None]:
+    """Have what is done within be stopped where it calls a function."""
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -14,10 +14,12 @@ from deltalake import DeltaTable
 from pyspark.sql import types as T
 
 from jobs.catalog import DATASETS
-from jobs.lake import delta
+from jobs.lake import delta, ledger, quality, quarantine
 from jobs.lake.cli import Context
-from jobs.lake.errors import BooksError
-from tests.lake.conftest import TOY, Floor, counts
+from jobs.lake.delta import Transaction
+from jobs.lake.errors import BooksError, DataError
+from jobs.lake.replaying import Replay, Selection
+from tests.lake.conftest import LIMITED, TOY, Floor, Limit, counts, killed_at
 
 NAN, INF = float("nan"), float("inf")
 CONFLICT = ["conflicting_duplicate key: another row with this key and other values came first"]
@@ -215,6 +217,74 @@ def test_promote__killed_before_any_write_and_run_again(floor: Floor, monkeypatc
     assert [row for _, row, _ in floor.refused] == [0, 1, 3]
     assert [r["rows_read"] for r in floor.rows("ops/ledger")] in ([1, 4], [4, 1])
     assert [r["column"] for r in floor.rows("ops/drift")] == ["extra"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 100), (100, 10)])
+@pytest.mark.parametrize("place", ["quarantine", "ledger"])
+def test_promote__what_was_begun_is_finished_by_the_settings_that_it_was_begun_with(
+    lake: Context, before: float, after: float, place: str
+):
+    floor = Floor(lake, LIMITED, Limit(limit=before))
+    file = floor.put("a.parquet", toy(("a", 1, 1.0), ("a", 2, 50.0), ("a", 3, NAN)))
+    with killed_at(*{"quarantine": (quarantine, "append"), "ledger": (ledger, "record")}[place]):
+        floor.promote(file)
+    passed = [("a", 1, 1.0), ("a", 2, 50.0)][: 1 if before == 10 else 2]
+    assert floor.values == passed
+    entry = floor.promote(file, thresholds=Limit(limit=after))
+    assert counts(entry) == (3, len(passed), 0, 3 - len(passed))
+    assert floor.values == passed
+    assert [row for _, row, _ in floor.refused] == [0, 1, 2][len(passed) :]
+    assert counts(floor.promote(floor.put("b.parquet", toy(("b", 1, 50.0))), number=1)) in ((1, 1, 0, 0), (1, 0, 0, 1))
+
+
+def test_promote__what_has_committed_nothing_is_begun_anew(lake: Context):
+    floor = Floor(lake, LIMITED, Limit(limit=10))
+    file = floor.put("a.parquet", toy(("a", 1, 50.0)))
+    with killed_at(delta, "append"):
+        floor.promote(file)
+    assert counts(floor.promote(file, thresholds=Limit(limit=100))) == (1, 1, 0, 0)
+
+
+def test_promote__a_file_that_was_refused_when_its_batch_was_begun_stays_so_until_it_is_replayed(floor: Floor):
+    good = floor.put("a.parquet", toy(("a", 1, 1.0)))
+    torn = floor.put("b.parquet", b"PAR1 torn")
+    with killed_at(quarantine, "append"):
+        floor.promote(good, torn)
+    whole = floor.put("b.parquet", toy(("b", 1, 1.0), ("b", 2, 2.0)))
+    entry = floor.promote(good, whole)
+    assert (counts(entry), entry.files_quarantined) == ((1, 1, 0, 0), 1)
+    assert floor.refused[0][:2] == ("b.parquet", None)
+    context = floor.context
+    again = Replay(
+        context.spark, context.lake, TOY, floor.thresholds, context.settings.silver, context.run_id, Selection()
+    )
+    assert [counts(entry) for entry in again.replay()] == [(2, 2, 0, 0)]
+    assert (len(floor.silver), floor.refused) == (3, [])
+
+
+def test_promote__a_repetition_that_comes_to_something_else_is_refused_and_the_way_on_loses_nothing(floor: Floor):
+    files = [floor.put("a.parquet", toy(("a", 1, 1.0), ("a", 2, 50.0), ("a", 3, NAN))), floor.put("c.parquet", b"torn")]
+    with killed_at(ledger, "record"):
+        floor.promote(*files)
+    other = replace(TOY, rules=lambda _: [quality.finite("value"), quality.in_range("value", -10, 10)])
+    with pytest.raises(DataError) as told:
+        floor.promote(*files, dataset=other)
+    assert "silver/toy/q/0 has written 2 rows to silver/toy, and comes to 1 now" in str(told.value)
+    assert told.value.remedy.startswith("rm -r ")
+    assert "ops/checkpoints/silver/toy, then the same command: bronze is read anew" in told.value.remedy
+    assert floor.rows("ops/ledger") == []
+    # As after that: another stream.
+    changes = {"dataset": other, "read_again": True}
+    promotion = replace(floor.promotion, **changes)
+    entry = promotion.promote(files, Transaction("silver/toy/another", 0))
+    assert counts(entry) == (3, 0, 1, 2)
+    assert floor.values == [("a", 1, 1.0), ("a", 2, 50.0)]
+    assert [(name, row) for name, row, _ in floor.refused] == [("a.parquet", 1), ("a.parquet", 2), ("c.parquet", None)]
+    booked = {r["batch_id"]: r for r in floor.rows("ops/ledger")}
+    left = booked["silver/toy/q/0"]
+    assert [left[f"rows_{k}"] for k in ("read", "written", "duplicate", "quarantined")] == [3, 2, 0, 1]
+    assert left["files_quarantined"] == 1
+    assert len(booked) == 2
 
 
 # --- drift ----------------------------------------------------------------------------------------------------

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs import replay
-from jobs.lake import quality, quarantine
-from jobs.lake.errors import UsageError
+from jobs.lake import ledger, quality, quarantine
+from jobs.lake.cli import Context
+from jobs.lake.errors import DataError, UsageError
 from jobs.lake.ledger import Entry
 from jobs.lake.replaying import Replay, Selection
 from jobs.lake.tables import Dataset
-from tests.lake.conftest import TOY, Floor, counts
+from tests.lake.conftest import LIMITED, TOY, Floor, Limit, counts, killed_at
 
 NAN = float("nan")
 
@@ -123,18 +124,11 @@ def test_replay__a_file_that_can_be_read_by_now(floor: Floor):
 
 
 @pytest.mark.parametrize("stage", ["record", "settle"])
-def test_replay__killed_in_between_and_run_again(floor: Floor, monkeypatch: pytest.MonkeyPatch, stage: str):
+def test_replay__killed_in_between_and_run_again(floor: Floor, stage: str):
     floor.promote(floor.put("a.parquet", rows(50.0, 60.0, NAN)), dataset=strict(10))
 
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    from jobs.lake import ledger
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger if stage == "record" else quarantine, stage, killed)
-        with pytest.raises(KeyboardInterrupt):
-            [*again(floor, strict(100)).replay()]
+    with killed_at(ledger if stage == "record" else quarantine, stage):
+        [*again(floor, strict(100)).replay()]
     assert len(floor.silver) == 2
     (entry,) = again(floor, strict(100)).replay()
     assert counts(entry) == (3, 2, 0, 1)
@@ -142,6 +136,50 @@ def test_replay__killed_in_between_and_run_again(floor: Floor, monkeypatch: pyte
     assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 2)]
     assert sum(e["rows_written"] for e in floor.rows("ops/ledger") if e["stage"] == "replay") == 2
     assert life(floor) == (3, 3)
+
+
+@pytest.mark.parametrize("place", ["record", "settle"])
+def test_replay__what_was_begun_is_finished_as_it_was_begun(lake: Context, place: str):
+    floor = Floor(lake, LIMITED, Limit(limit=10))
+    bounds = lake.settings.silver.model_copy(update={"max_files_per_batch": 2})
+    floor.promote(floor.put("a.parquet", rows(50.0, 60.0, NAN)), floor.put("b.parquet", b"torn"))
+    floor.promote(floor.put("c.parquet", rows(70.0, 500.0, first=7)), number=1)
+    relaxed = replace(again(floor, LIMITED), thresholds=Limit(limit=100), bounds=bounds)
+    with killed_at(*{"record": (ledger, "record"), "settle": (quarantine, "settle")}[place]):
+        [*relaxed.replay()]
+    assert floor.values == [("a", 0, 50.0), ("a", 1, 60.0)]
+    # Much has changed when the next one comes: a file is whole, quarantine has moved on, settings are others.
+    path = Path(lake.lake.bronze("toy")) / "b.parquet"
+    pq.write_table(rows(1.0, 2.0, first=20), path)
+    floor.promote(floor.put("d.parquet", rows(NAN, first=30)), number=2)
+    wider = replace(relaxed, thresholds=Limit(limit=1000), bounds=lake.settings.silver)
+    entries = [*wider.replay()]
+    assert [counts(entry) for entry in entries] == [(3, 2, 0, 1), (6, 4, 0, 2)]
+    assert [entry.files_quarantined for entry in entries] == [1, 0]
+    assert [n for _, n, _ in floor.values] == [0, 1, 7, 8, 20, 21]
+    assert [(r["source_file"].rpartition("/")[2], r["source_row"], r["attempts"]) for r in floor.quarantine] == [
+        ("a.parquet", 2, 3),
+        ("d.parquet", 0, 2),
+    ]
+    read, held = life(floor)
+    assert (read, held) == (6, 8)  # the two rows of the file that was torn were read by replay only
+    assert sum(e["rows_written"] for e in floor.rows("ops/ledger") if e["stage"] == "replay") == 6
+
+
+def test_replay__that_cannot_be_repeated_is_refused_and_the_way_on_loses_nothing(floor: Floor):
+    floor.promote(floor.put("a.parquet", rows(50.0, 60.0, NAN)), dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    with pytest.raises(DataError, match="replay/toy/0 has written 2 rows to silver/toy, and comes to 1 now") as told:
+        [*again(floor, strict(55)).replay()]
+    typed, _, then = (told.value.remedy or "").partition(", then the same command: ")
+    assert then == "what is written counts as duplicates"
+    command = shlex.split(typed)
+    assert command[:2] == ["rm", "-r"]
+    Path(command[2]).unlink()
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(3, 0, 2, 1)]
+    assert floor.values == [("a", 0, 50.0), ("a", 1, 60.0)]
+    assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 2)]
 
 
 def test_since__is_an_instant():

@@ -1,0 +1,105 @@
+"""What a batch is judged by, written before its first commit: a repetition comes to the same, whatever has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.lake import delta, leases
+from jobs.lake.delta import Transaction
+from jobs.lake.errors import DataError
+from jobs.lake.intake import Probed
+from jobs.lake.layout import Lake
+from jobs.lake.tables import Dataset
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a batch was begun with. There is one for each stage and dataset: that of the last batch.
+
+    Attributes:
+        transaction: The batch.
+        thresholds: The dataset's settings.
+        refused: Files that could not be read, relative to the lake, and why.
+        details: What else its stage needs to repeat it.
+    """
+
+    transaction: Transaction
+    thresholds: Mapping[str, Any]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, lake: Lake, dataset: Dataset) -> Any:
+        """The thresholds as the dataset's own model.
+
+        Raises:
+            DataError: The suite no longer knows such settings.
+        """
+        try:
+            return dataset.settings.model_validate(self.thresholds)
+        except ValidationError as error:
+            raise DataError(
+                f"{self.transaction.tag} was begun with settings that are not known any more",
+                why=f"it was stopped half-way, by another version of the suite: {error.errors()[0]['msg']}",
+                remedy=lake.without_batch(*self.transaction.application.split("/")[:2]),
+            ) from error
+
+    def applied(self, lake: Lake, probed: Sequence[Probed]) -> list[Probed]:
+        """Files as they were when the batch was begun: one that could not be read then is not read now."""
+        why = [self.refused.get(lake.relative(p.file.path)) for p in probed]
+        return [p if w is None else Probed(p.file, error=w) for p, w in zip(probed, why, strict=True)]
+
+
+def refused(lake: Lake, probed: Sequence[Probed]) -> dict[str, str]:
+    """The files that cannot be read, for an intent."""
+    return {lake.relative(p.file.path): p.error for p in probed if p.error}
+
+
+def write(lake: Lake, stage: str, dataset: str, intent: Intent) -> None:
+    """Put it in the place of the last one.
+
+    Raises:
+        TakenOverError: Another run has taken over the dataset.
+    """
+    leases.check(lake)
+    lake.writer().put(lake.relative(lake.intent(stage, dataset)), json.dumps(asdict(intent), indent=1).encode())
+
+
+def read(lake: Lake, stage: str, dataset: str) -> Intent | None:
+    """That of the last batch; None if there is none.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    place = lake.intent(stage, dataset)
+    try:
+        with lake.filesystem().open_input_stream(lake.arrow_path(place)) as stream:
+            found = json.loads(stream.read())
+        return replace(Intent(**found), transaction=Transaction(**found["transaction"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, LookupError) as error:
+        raise DataError(
+            f"{lake.relative(place)} is damaged",
+            why=str(error),
+            remedy=lake.without(place, "a batch that was stopped half-way is judged by today's settings"),
+        ) from error
+
+
+def compare(lake: Lake, path: str, transaction: Transaction, fresh: int) -> None:
+    """Make sure that a batch which is repeated comes to as many rows as it has written.
+
+    Raises:
+        DataError: It does not.
+    """
+    written = delta.rows_of(lake, path, transaction)
+    if written != fresh:
+        raise DataError(
+            f"{transaction.tag} has written {written:,} rows to {lake.relative(path)}, and comes to {fresh:,} now",
+            why="it was stopped half-way; its files in bronze, or the suite's rules, are no longer what they were",
+            remedy=lake.without_batch(*transaction.application.split("/")[:2]),
+        )
