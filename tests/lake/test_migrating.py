@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from delta.tables import DeltaTable as SparkTable
+from pyspark.sql import SparkSession
 
 from jobs import ingest, migrate
 from jobs.catalog import DATASETS
@@ -32,15 +34,15 @@ def reading(device: str, minute: int, temperature: Any = 20.0) -> dict[str, Any]
     return {"device_id": device, "timestamp": int(instant.timestamp()), "temperature": temperature, "humidity": 50.5}
 
 
-@pytest.fixture
-def history(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 V1 readings of three devices from 22:00 to 23:39 and on past midnight; by hand:
 
     - a: 100 in JSON lines, one of them twice, one half a line, one with a temperature of 300 degC;
     - b: 100 in a gzipped CSV, one without humidity;
     - c: 200 in Parquet, of which the last 80 are of the next day.
     """
-    folder = tmp_path / "history"
+    folder = tmp_path_factory.mktemp("migrating") / "history"
     for name in ("2024/may", "old exports", "deep/er/still"):
         (folder / name).mkdir(parents=True)
     lines = [json.dumps(reading("a", n, 300 if n == 7 else 20.0)) for n in range(100)]
@@ -81,9 +83,16 @@ def load(lake: Context, history: Path) -> None:
     assert refused == {}
 
 
-def test_migrate__by_day_by_count_and_by_hash(lake: Context, history: Path):
-    load(lake, history)
-    found = migrate.prove(lake, DEVICES, migrate.source_files(lake.lake, str(history)))
+@pytest.fixture(scope="module")
+def loaded(spark: SparkSession, history: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """A lake with the history, loaded in one go."""
+    context = cli.context(str(tmp_path_factory.mktemp("loaded") / "lake"), "testing")
+    load(context, history)
+    return context
+
+
+def test_migrate__by_day_by_count_and_by_hash(loaded: Context, history: Path):
+    found = migrate.prove(loaded, DEVICES, migrate.source_files(loaded.lake, str(history)))
     nothing = {"refused": 0, "duplicates": 0, "missing": 0, "different": 0, "refusals": {}}
     assert found.days == [
         {
@@ -96,13 +105,13 @@ def test_migrate__by_day_by_count_and_by_hash(lake: Context, history: Path):
     assert found.is_complete
     assert found.source_hash == found.lake_hash != 0
     assert found.conflicts == 0
-    silver = content(lake)["silver/devices"]
+    silver = content(loaded)["silver/devices"]
     assert len(silver) == 398
     assert {row["schema_version"] for row in silver} == {1}
 
 
-def test_compare__a_lake_that_lacks_a_row_or_has_another_value_is_told(lake: Context, history: Path):
-    load(lake, history)
+def test_compare__a_lake_that_lacks_a_row_or_has_another_value_is_told(lake: Context, loaded: Context, history: Path):
+    shutil.copytree(loaded.lake.uri, lake.lake.uri)
     table = SparkTable.forPath(lake.spark, lake.lake.silver("devices"))
     table.delete("device_id = 'a' AND minute(event_time) = 5")
     table.update("device_id = 'c' AND minute(event_time) = 5 AND hour(event_time) = 22", {"humidity": "51"})
@@ -134,24 +143,25 @@ def after(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
     ids=["after the second file's bronze", "before quarantine", "after silver"],
 )
 def test_migrate__killed_and_resumed_is_as_in_one_go(
-    lake: Context, history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, times: int
+    lake: Context, loaded: Context, history: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, times: int
 ):
     with monkeypatch.context() as patched:
         patched.setattr(where, name, after(times, getattr(where, name)))
         with pytest.raises(KilledError):
             load(lake, history)
     load(lake, history)
-    in_one_go = cli.context(str(tmp_path / "other"), "testing")
-    load(in_one_go, history)
-    assert content(lake) == content(in_one_go)
+    assert content(lake) == content(loaded)
     before = content(lake)
     load(lake, history)
     assert content(lake) == before
 
 
-def test_run__a_foreign_file_is_named_and_the_rest_is_in(lake: Context, history: Path, capsys: Captured):
-    (history / "readme.docx").write_bytes(b"PK")
-    argv = ["--lake", lake.lake.uri, "--profile", "testing", "--dataset", "devices", "--from", str(history)]
+def test_run__a_foreign_file_is_named_and_the_rest_is_in(
+    lake: Context, history: Path, tmp_path: Path, capsys: Captured
+):
+    folder = shutil.copytree(history, tmp_path / "history")
+    (folder / "readme.docx").write_bytes(b"PK")
+    argv = ["--lake", lake.lake.uri, "--profile", "testing", "--dataset", "devices", "--from", str(folder)]
     assert exits(migrate.run, *argv, arguments=migrate.arguments) == 1
     printed = capsys.readouterr()
     assert "readme.docx" in printed.out

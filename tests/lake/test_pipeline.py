@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs import gold, ingest, pipeline, silver, simulate
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import delta, ledger
+from jobs.lake import cli, delta, ledger
 from jobs.lake.cli import Context
 from sim.faults import FaultParameters, expected_duplicates, expected_refusals
 
@@ -68,58 +69,63 @@ def refusals(context: Context, dataset: str) -> Counter[str]:
     return Counter(reason.split()[0] for of_row in reasons for reason in of_row)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_faults__refusals_by_reason_equal_the_injected_and_the_books_balance(lake: Context, seed: int):
-    faults = FaultParameters(seed=seed, rows=0.01, files=0.5)
+def test_faults__are_injected_into_every_dataset():
     assert SMALL.keys() == DATASETS.keys()
-    for name, values in SMALL.items():
-        simulate.simulate(lake, name, {**values, "seed": seed}, faults)
-        entries = silver.promote(lake, DATASETS[name])
-        injected = records(lake, name)
-        expected = expected_refusals(injected)
-        assert expected, "nothing was injected"
-        assert refusals(lake, name) == expected
-        read, written, duplicate, quarantined, files = (
-            sum(getattr(entry, field) for entry in entries)
-            for field in (
-                "rows_read",
-                "rows_written",
-                "rows_duplicate",
-                "rows_quarantined",
-                "files_quarantined",
-            )
-        )
-        assert duplicate == expected_duplicates(injected)
-        assert quarantined == sum(n for code, n in expected.items() if code != "unreadable_file")
-        assert files == expected.get("unreadable_file", 0)
-        assert read == written + duplicate + quarantined
-        assert written == rows(lake, f"silver/{name}").num_rows
-        if name == "accelerometer":
-            conflicts = expected.get("conflicting_duplicate", 0)
-            assert written == 18_000 - (quarantined - conflicts)
 
 
-def test_pipeline__twice_changes_nothing_and_says_so(lake: Context):
-    simulate_all(lake)
-    pipeline.run_stages(lake)
-    before, at = contents(lake), versions(lake)
-    books = rows(lake, "ops/ledger").num_rows
-    again = pipeline.run_stages(lake)
-    lake.close_books(again)
+@pytest.mark.parametrize(("seed", "name"), enumerate(SMALL, start=1))
+def test_faults__refusals_by_reason_equal_the_injected_and_the_books_balance(lake: Context, seed: int, name: str):
+    faults = FaultParameters(seed=seed, rows=0.01, files=0.5)
+    simulate.simulate(lake, name, {**SMALL[name], "seed": seed}, faults)
+    entries = silver.promote(lake, DATASETS[name])
+    injected = records(lake, name)
+    expected = expected_refusals(injected)
+    assert expected, "nothing was injected"
+    assert refusals(lake, name) == expected
+    read, written, duplicate, quarantined, files = (
+        sum(getattr(entry, field) for entry in entries)
+        for field in ("rows_read", "rows_written", "rows_duplicate", "rows_quarantined", "files_quarantined")
+    )
+    assert duplicate == expected_duplicates(injected)
+    assert quarantined == sum(n for code, n in expected.items() if code != "unreadable_file")
+    assert files == expected.get("unreadable_file", 0)
+    assert read == written + duplicate + quarantined
+    assert written == rows(lake, f"silver/{name}").num_rows
+    if name == "accelerometer":
+        conflicts = expected.get("conflicting_duplicate", 0)
+        assert written == 18_000 - (quarantined - conflicts)
+
+
+@pytest.fixture(scope="module")
+def promoted(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """A lake in a folder that has all tables."""
+    context = cli.context(str(tmp_path_factory.mktemp("promoted") / "lake"), "testing")
+    fill(context)
+    return context
+
+
+def fill(context: Context) -> None:
+    """Bring something of every dataset up to gold, simulated and real."""
+    simulate_all(context)
+    ingest.ingest(context, DATASETS["turbofan"], [engine_file("test_FD001.txt.gz")])
+    pipeline.run_stages(context)
+
+
+def test_pipeline__twice_changes_nothing_and_says_so(promoted: Context):
+    before, at = contents(promoted), versions(promoted)
+    books = rows(promoted, "ops/ledger").num_rows
+    again = pipeline.run_stages(promoted)
+    promoted.close_books(again)
     assert {entry.outcome for entry in again} == {ledger.NOTHING_NEW}
-    assert versions(lake) == at
-    assert contents(lake) == before
-    added = rows(lake, "ops/ledger").num_rows - books
+    assert versions(promoted) == at
+    assert contents(promoted) == before
+    added = rows(promoted, "ops/ledger").num_rows - books
     assert added == len(DATASETS) + len(GOLD)
 
 
-def test_lake__on_s3_holds_the_rows_of_the_lake_in_a_folder(lake: Context, s3_lake: Context):
-    for context in (lake, s3_lake):
-        assert context.spark is not None
-        simulate_all(context)
-        ingest.ingest(context, DATASETS["turbofan"], [engine_file("test_FD001.txt.gz")])
-        pipeline.run_stages(context)
-    assert contents(s3_lake) == contents(lake)
+def test_lake__on_s3_holds_the_rows_of_the_lake_in_a_folder(promoted: Context, s3_lake: Context):
+    fill(s3_lake)
+    assert contents(s3_lake) == contents(promoted)
     assert silver.plan(s3_lake, DATASETS["accelerometer"])["files"] == 0
 
 
