@@ -7,10 +7,8 @@ import gzip
 import hashlib
 import io
 import json
-import time
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import IO, cast
 
@@ -81,7 +79,7 @@ def beside(lake: Lake, how: Ingest, file: str) -> list[SourceFile]:
 def _ingest_one(
     context: Context, dataset: Dataset, how: Ingest, file: SourceFile, companions: Sequence[SourceFile]
 ) -> Entry:
-    started, clock = datetime.now(UTC), time.monotonic()
+    batch = ledger.Batch(context.run_id, "ingest", dataset.name)
     digest = _digest([file, *companions])
     transaction = Transaction(f"ingest/{dataset.name}/{file.name}/{digest}", 0)
     if delta.progress(context.lake, context.lake.ledger, transaction.application) is not None:
@@ -93,7 +91,7 @@ def _ingest_one(
     def put_away() -> None:
         nonlocal quarantined
         rows = [
-            (json.dumps({"line": text}), [reason], file.name, number, started, None, None)
+            (json.dumps({"line": text}), [reason], file.name, number, batch.started_at, None, None)
             for number, text, reason in refused
         ]
         part = Transaction(transaction.application, quarantined // _REFUSED_AT_ONCE)
@@ -112,13 +110,8 @@ def _ingest_one(
             writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
     if refused:
         put_away()
-    entry = Entry(
-        run_id=context.run_id,
-        stage="ingest",
-        dataset=dataset.name,
-        batch_id=transaction.tag,
-        started_at=started,
-        seconds=round(time.monotonic() - clock, 3),
+    entry = batch.entry(
+        transaction,
         files=1,
         rows_read=written + quarantined,
         rows_written=written,

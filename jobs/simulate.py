@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from jobs.lake import cli, ledger
 from jobs.lake.cli import Context
@@ -50,8 +48,7 @@ def simulate(
     Raises:
         ParameterError: A parameter is nonsense.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
-    simulator = SIMULATORS[name]
+    batch, simulator = ledger.Batch(context.run_id, "simulate", name), SIMULATORS[name]
     params = parameters_from(simulator, values)
     units, writer = simulator.units(params), context.lake.writer()
 
@@ -62,16 +59,7 @@ def simulate(
     slices = min(len(units), 16 * spark.defaultParallelism)
     written = spark.parallelize(units, slices).flatMap(work).collect()
     write_truth(simulator, params, writer)
-    entry = Entry(
-        run_id=context.run_id,
-        stage="simulate",
-        dataset=name,
-        batch_id=context.run_id,
-        started_at=started,
-        seconds=round(time.monotonic() - clock, 3),
-        files=len(written),
-        rows_written=sum(file.rows for file in written),
-    )
+    entry = batch.entry(context.run_id, files=len(written), rows_written=sum(file.rows for file in written))
     ledger.record(context.lake, [entry], Transaction(f"simulate/{name}/{context.run_id}", 0))
     context.progress(entry)
     return [entry]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -85,6 +86,35 @@ class Entry:
                 remedy="nothing was marked as done; run the same command again, and report this if it stays",
             )
         return self
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that is under way.
+
+    Attributes:
+        run_id: The run.
+        stage: What it does.
+        dataset: What with.
+        started_at: Since when.
+    """
+
+    run_id: str
+    stage: str
+    dataset: str
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _clock: float = field(default_factory=time.monotonic)
+
+    def entry(self, transaction: delta.Transaction | str, **counts: Any) -> Entry:
+        """Its row of the books, now that it has ended.
+
+        Args:
+            transaction: What it wrote, or what stands for that.
+            counts: Files, rows and bytes, as :class:`Entry` has them.
+        """
+        tag = transaction if isinstance(transaction, str) else transaction.tag
+        seconds = round(time.monotonic() - self._clock, 3)
+        return Entry(self.run_id, self.stage, self.dataset, tag, self.started_at, seconds, **counts)
 
 
 def record(lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -121,14 +120,17 @@ class Care:
         first = table.first_kept(self.today)
         if first is None or table.time is None or delta.latest_version(self.lake, self._path(table)) is None:
             return None
-        started, clock = datetime.now(UTC), time.monotonic()
-        self._book(table, started, 0.0)  # of a run that died before it could
+        batch = self._batch(table)
+        self._book(table, batch)  # of a run that died before it could
         path, too_old = self._path(table), F.col(table.time) < F.lit(first)
         with delta.in_transaction(self.spark, delta.expiry(first)):
             delta.persist(self.lake, lambda: DeltaTable.forPath(self.spark, path).delete(too_old), path)
-        return self._book(table, started, time.monotonic() - clock)
+        return self._book(table, batch)
 
-    def _book(self, table: Kept, started: datetime, seconds: float) -> ledger.Entry | None:
+    def _batch(self, table: Kept) -> ledger.Batch:
+        return ledger.Batch(self.run_id, "maintain", table.path)
+
+    def _book(self, table: Kept, batch: ledger.Batch) -> ledger.Entry | None:
         """Book the table's last expiry by what its log says, unless the books have it."""
         path, application = self._path(table), f"{EXPIRY}/{table.path}"
         number = delta.progress(self.lake, path, EXPIRY)
@@ -138,37 +140,21 @@ class Care:
         opened = delta.open_table(self.lake, path)
         commit = opened and delta.commit_of(opened, Transaction(EXPIRY, number))
         transaction = Transaction(application, number)
-        entry = ledger.Entry(
-            run_id=self.run_id,
-            stage="maintain",
-            dataset=table.path,
-            batch_id=transaction.tag,
-            started_at=started,
-            seconds=round(seconds, 3),
-            # Once the log has forgotten the commit nobody can tell; the report then shows rows as missing.
-            rows_expired=int(commit["operationMetrics"]["numDeletedRows"]) if commit else 0,
-        )
+        # Once the log has forgotten the commit nobody can tell; the report then shows rows as missing.
+        expired = int(commit["operationMetrics"]["numDeletedRows"]) if commit else 0
+        entry = batch.entry(transaction, rows_expired=expired)
         ledger.record(self.lake, [entry], transaction)
         return entry
 
     def tidy(self, table: Kept, *, cluster: bool) -> tuple[Done, ledger.Entry] | None:
         """Join small files, or cluster all, and remove what nothing needs; None if there was nothing to do."""
-        started, clock = datetime.now(UTC), time.monotonic()
+        batch = self._batch(table)
         joined = self._join(table, cluster=cluster)
         removed = self._remove(table)
         done = Done(*joined, *removed)
         if done == Done():
             return None
-        entry = ledger.Entry(
-            run_id=self.run_id,
-            stage="maintain",
-            dataset=table.path,
-            batch_id=f"maintain/{self.run_id}",
-            started_at=started,
-            seconds=round(time.monotonic() - clock, 3),
-            files=done.files_joined,
-            bytes_read=done.bytes_joined,
-        )
+        entry = batch.entry(f"maintain/{self.run_id}", files=done.files_joined, bytes_read=done.bytes_joined)
         ledger.record(self.lake, [entry], Transaction(f"maintain/{self.run_id}/{table.path}", 0))
         return done, entry
 

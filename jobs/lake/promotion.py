@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
@@ -60,7 +58,7 @@ class Promotion:
             BooksError: A row is unaccounted for.
             DataError: What was begun cannot be repeated.
         """
-        started, clock = datetime.now(UTC), time.monotonic()
+        batch = self._batch()
         ordered = sorted(files, key=lambda f: (f.modified, f.path))
         last = intents.read(self.lake, "silver", self.dataset.name)
         if last and last.transaction.application != transaction.application:
@@ -68,23 +66,19 @@ class Promotion:
         begun = last if last and last.transaction == transaction and self._has_committed(transaction) else None
         thresholds = begun.settings(self.lake, self.dataset) if begun else self.thresholds
         probed, counts = replace(self, thresholds=thresholds)._write_readable(ordered, transaction, begun)
-        entry = ledger.Entry(
-            run_id=self.run_id,
-            stage="silver",
-            dataset=self.dataset.name,
-            batch_id=transaction.tag,
-            started_at=started,
-            seconds=round(time.monotonic() - clock, 3),
+        entry = batch.entry(
+            transaction,
             files=len(files),
             files_quarantined=sum(bool(p.error) for p in probed),
             rows_read=sum(p.rows for p in probed),
             bytes_read=sum(f.bytes for f in files),
-            rows_written=counts["rows_written"],
-            rows_duplicate=counts["rows_duplicate"],
-            rows_quarantined=counts["rows_quarantined"],
+            **counts,
         ).check()
         ledger.record(self.lake, [entry], transaction)
         return entry
+
+    def _batch(self) -> ledger.Batch:
+        return ledger.Batch(self.run_id, "silver", self.dataset.name)
 
     def _has_committed(self, transaction: Transaction) -> bool:
         tables = self.lake.silver(self.dataset.name), self.lake.quarantine(self.dataset.name)
@@ -100,13 +94,8 @@ class Promotion:
             return
         written = delta.rows_of(self.lake, self.lake.silver(name), transaction)
         refused = quarantine.count(self.lake, name, transaction)
-        entry = ledger.Entry(
-            run_id=self.run_id,
-            stage="silver",
-            dataset=name,
-            batch_id=transaction.tag,
-            started_at=datetime.now(UTC),
-            seconds=0.0,
+        entry = self._batch().entry(
+            transaction,
             files_quarantined=len(begun.refused),
             rows_read=written + refused,
             rows_written=written,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import reduce
 from typing import Any
 
@@ -134,7 +133,7 @@ class Replay:
 
     def _try(self, intent: Intent, *, begun: bool = False) -> ledger.Entry:
         """Try what an intent says; if that was begun before, its files are taken as they were then."""
-        started, clock, transaction = datetime.now(UTC), time.monotonic(), intent.transaction
+        batch, transaction = ledger.Batch(self.run_id, "replay", self.dataset.name), intent.transaction
         names, version = intent.details["files"], intent.details["version"]
         probed = self._probe(names)
         if begun:
@@ -150,20 +149,13 @@ class Replay:
             counts = _counted(judged)
             if not is_new:
                 intents.compare(self.lake, self._silver, transaction, counts["rows_written"])
-        entry = ledger.Entry(
-            run_id=self.run_id,
-            stage="replay",
-            dataset=self.dataset.name,
-            batch_id=transaction.tag,
-            started_at=started,
-            seconds=round(time.monotonic() - clock, 3),
+        entry = batch.entry(
+            transaction,
             files=len(probed),
             files_quarantined=sum(bool(p.error) for p in probed),
             rows_read=sum(counts.values()),
             bytes_read=sum(p.file.bytes for p in probed),
-            rows_written=counts["rows_written"],
-            rows_duplicate=counts["rows_duplicate"],
-            rows_quarantined=counts["rows_quarantined"],
+            **counts,
         ).check()
         ledger.record(self.lake, [entry], transaction)
         self._settle(probed, judged, transaction)
