@@ -12,11 +12,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import silver
-from jobs.lake import checkpoint, cli, delta
+from jobs.lake import checkpoint, cli, delta, ledger
 from jobs.lake.cli import Context
 from jobs.lake.errors import DataError
 from jobs.lake.tables import NoSettings
-from tests.lake.conftest import TOY, Floor, counts
+from tests.lake.conftest import TOY, Floor, counts, killed_at
 from tests.lake.test_intake import NAMES, parquet
 
 
@@ -98,19 +98,12 @@ def test_telling__only_the_parts_of_the_batches_that_are_asked_for():
     assert checkpoint._telling(names[5:], 2, 10) == names[5:]
 
 
-def test_silver__a_batch_that_failed_is_done_by_the_next_run(lake: Context, monkeypatch: pytest.MonkeyPatch):
+def test_silver__a_batch_that_failed_is_done_by_the_next_run(lake: Context):
     context = with_toy(lake)
     floor = Floor(context)
     floor.put("a.parquet", parquet(2))
-    from jobs.lake import ledger
-
-    def dies(*_: object) -> None:
-        raise RuntimeError("the power is gone")
-
-    monkeypatch.setattr(ledger, "record", dies)
-    with pytest.raises(RuntimeError, match="the power is gone"):
+    with killed_at(ledger, "record"):
         silver.promote(context, TOY)
-    monkeypatch.undo()
     assert waiting(context) == ["bronze/toy/a.parquet"]
     (entry,) = silver.promote(context, TOY)
     assert counts(entry) == (2, 2, 0, 0)

@@ -18,10 +18,12 @@ from pyspark.sql import types as T
 from jobs.catalog import DATASETS
 from jobs.datasets import telemetry
 from jobs.ingest import ingest
+from jobs.lake import ledger
 from jobs.lake.cli import Context
 from jobs.lake.errors import FileRefusedError, UsageError
 from jobs.lake.ledger import Entry
 from jobs.lake.tables import Dataset, Ingest, column
+from tests.lake.conftest import killed_at
 
 READINGS = " ".join(["0.0023", "-0.0003", "100.0", *(f"{n}.5" for n in range(1, 22))])
 
@@ -97,18 +99,12 @@ def test_ingest__more_refused_lines_than_are_kept_at_once(
     lake: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from jobs import ingest
-    from jobs.lake import ledger
-
-    def dies(*_: object) -> None:
-        raise KeyboardInterrupt
 
     path = tmp_path / "train_FD002.txt"
     path.write_text(lines(*((1, cycle) for cycle in range(1, 21))) + "".join(f"{n} is no row\n" for n in range(7)))
     monkeypatch.setattr(ingest, "_REFUSED_AT_ONCE", 3)
-    with monkeypatch.context() as patched:
-        patched.setattr(ledger, "record", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run(lake, path)
+    with killed_at(ledger, "record"):
+        run(lake, path)
     (entry,) = run(lake, path)
     assert (entry.rows_read, entry.rows_written, entry.rows_quarantined) == (27, 20, 7)
     found = DeltaTable(lake.lake.quarantine("turbofan")).to_pyarrow_table()["source_row"].to_pylist()
@@ -207,16 +203,9 @@ def test_ingest__messages_of_any_form_arrived_when_their_file_was_written(lake: 
     ]
 
 
-def test_ingest__killed_before_the_books_and_run_again(lake: Context, train: Path, monkeypatch: pytest.MonkeyPatch):
-    from jobs.lake import ledger
-
-    def dies(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ledger, "record", dies)
-    with pytest.raises(KeyboardInterrupt):
+def test_ingest__killed_before_the_books_and_run_again(lake: Context, train: Path):
+    with killed_at(ledger, "record"):
         run(lake, train)
-    monkeypatch.undo()
     (entry,) = run(lake, train)
     assert entry.outcome == "done"
     assert len(bronze(lake)) == 3

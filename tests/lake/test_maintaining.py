@@ -20,13 +20,13 @@ from pyspark.sql import types as T
 
 from jobs import gold, maintain, pipeline, simulate
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli, delta, reporting
+from jobs.lake import cli, delta, ledger, reporting
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import ConfigurationError, UsageError
 from jobs.lake.maintaining import Care, Done, Kept
 from jobs.lake.tables import column
-from tests.lake.conftest import TOY, Floor, counts
+from tests.lake.conftest import TOY, Floor, counts, killed_at
 
 TODAY = date(2026, 1, 3)
 EVENTS = replace(
@@ -165,22 +165,14 @@ def test_expire__whole_days_go_and_are_booked_once(floor: Floor):
     assert [row["rows_expired"] for row in floor.rows("ops/ledger") if row["stage"] == "maintain"] == [2]
 
 
-def test_expire__a_run_that_died_before_it_could_book_is_booked_by_the_next(floor: Floor, monkeypatch: Any):
+def test_expire__a_run_that_died_before_it_could_book_is_booked_by_the_next(floor: Floor):
     fill(floor, 8)  # 32 hours
     table = replace(SILVER, keep_days=1)
-
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Care, "_book", die)
-        with pytest.raises(KeyboardInterrupt):
-            care(floor.context).expire(table)  # dies before the DELETE
-        assert len(floor.silver) == 32
-    with monkeypatch.context() as patched:
-        patched.setattr("jobs.lake.ledger.record", die)
-        with pytest.raises(KeyboardInterrupt):
-            care(floor.context).expire(table)
+    with killed_at(Care, "_book"):  # before the DELETE
+        care(floor.context).expire(table)
+    assert len(floor.silver) == 32
+    with killed_at(ledger, "record"):
+        care(floor.context).expire(table)
     assert len(floor.silver) == 8
     assert not [row for row in floor.rows("ops/ledger") if row["stage"] == "maintain"]
     # A day later there is more to expire: both are booked.
