@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -81,8 +84,11 @@ def promote(context: Context, dataset: Dataset) -> list[Entry]:
 def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str, int], None]) -> None:
     """Have Spark number the batches that are to be done, and do each: (stream, number); what that raises is raised."""
     failure: list[BaseException] = []
+    gateway: Any = arrivals.sparkSession.sparkContext._gateway
+    connections: set[Any] = set()
 
     def batch(arrived: DataFrame, number: int) -> None:
+        connections.add(gateway._gateway_client.get_thread_connection())
         try:
             work(str(arrived.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")), number)
         except BaseException as error:
@@ -102,6 +108,11 @@ def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str,
         if lake.relative(place) in str(error) and not isinstance(diagnosis.told(error), MachineError):
             raise checkpoint.unusable(lake, "silver", name, str(error)) from error
         raise
+    finally:
+        # Otherwise Python keeps the thread in which the stream's batches were done, and its memory, for ever.
+        for connection in connections:
+            with suppress(OSError, AttributeError):  # it has ended by itself, as when the JVM has died
+                connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":
