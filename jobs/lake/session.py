@@ -20,6 +20,14 @@ Out = TypeVar("Out")
 _CHECKPOINT_MANAGER = "spark.sql.streaming.checkpointFileManagerClass"
 _FOR_S3 = "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
 
+# Entries of Spark's UI.
+_RETAINED = (
+    "spark.ui.retainedJobs",
+    "spark.ui.retainedStages",
+    "spark.ui.retainedTasks",
+    "spark.sql.ui.retainedExecutions",
+)
+
 
 def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()) -> dict[str, str]:
     """Spark's settings for a lake.
@@ -68,6 +76,8 @@ def spark_conf(settings: Settings, lake: Lake, float_columns: Iterable[str] = ()
         "spark.sql.sources.parallelPartitionDiscovery.threshold": str(32 if lake.on_s3 else 100_000),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        # Kept for a page that is off, plans and all: what a session that goes on would fill its memory with.
+        **dict.fromkeys(_RETAINED, "100"),
     }
     conf |= {f"spark.hadoop.parquet.enable.dictionary#{name}": "false" for name in float_columns}
     if lake.on_s3:
