@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -17,6 +18,14 @@ from jobs.lake.cli import Context
 
 os.environ["TZ"] = "UTC"
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or workers take whatever python3 is first on PATH
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for something to come true; fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come true within {seconds:.0f} s"
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
