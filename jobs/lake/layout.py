@@ -13,10 +13,12 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 from jobs.lake.config import LeaseSettings, S3Settings
-from jobs.lake.errors import UsageError
+from jobs.lake.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from sim.writers import Writer
+
+_CREDENTIALS = re.compile(r"(s3a?:/*|[^/]*://)[^/]*[:@]", re.I)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,15 @@ class Lake:
         """Make a lake of what a person types.
 
         Raises:
-            UsageError: The scheme is neither a folder's nor S3's.
+            UsageError: The scheme is neither a folder's nor S3's, or the address holds credentials.
         """
+        if _CREDENTIALS.match(text):  # which is not repeated: it may hold the secret
+            raise UsageError(
+                "the lake's address holds credentials, or a server",
+                why="an address ends up in logs and tables; it names a bucket, which has neither ':' nor '@'",
+                remedy="--lake s3a://my-bucket/lake; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
+                " and s3.endpoint for a server",
+            )
         scheme, separator, rest = text.partition("://")
         how = (s3 or S3Settings(), leases or LeaseSettings())
         if not separator and text.strip() and not text.startswith(("file:", "s3:", "s3a:")):
@@ -129,20 +138,26 @@ class Lake:
         """What is in a folder, a path of :meth:`arrow_path`; nothing if it is not there.
 
         Raises:
+            DataError: A name is not UTF-8.
             OSError: The store refuses, or there is no such bucket.
         """
         # On S3 a bucket that is not there would be allowed for as well.
         selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=not self.on_s3)
         try:
             found: list[pafs.FileInfo] = self.filesystem().get_file_info(selector)
+            for info in found:
+                str(info.path)  # Arrow decodes a name when it is asked for
         except FileNotFoundError:
             return []
+        except UnicodeDecodeError as error:
+            raise _renamed(error) from None
         return found
 
     def files(self, folder: str) -> list[pafs.FileInfo]:
         """Every file below a folder, a path of :meth:`arrow_path`; hidden ones (``_x``, ``.x``) are none.
 
         Raises:
+            DataError: A name is not UTF-8.
             OSError: The store refuses, or there is no such bucket.
         """
         infos = (info for info in self.listed(folder, recursive=True) if info.type == pafs.FileType.File)
@@ -191,6 +206,18 @@ class Lake:
         if self.s3.encryption:
             options |= {"encryption": self.s3.encryption, "kms_key_id": self.s3.kms_key_id or None}
         return open_writer(self.uri, **options)
+
+
+def _renamed(error: UnicodeDecodeError) -> DataError:
+    """What to say of a file or folder whose name is not UTF-8, and how to give it another."""
+    path = error.object[: (error.object + b"/").index(b"/", error.start)]
+    spelt = path.replace(b"\\", b"\\\\").replace(b"'", b"\\'").decode("ascii", "backslashreplace")
+    folder = path.rpartition(b"/")[0].decode()
+    return DataError(
+        f"the name $'{spelt}' is not UTF-8",
+        why="Spark passes over such a file without a word, and its rows would be lost",
+        remedy=f"give it another, in bash: mv $'{spelt}' {shlex.quote(f'{folder}/NEW_NAME')}",
+    )
 
 
 def hive_values(relative: str) -> dict[str, str | None]:
