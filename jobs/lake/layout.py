@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -122,17 +123,7 @@ class Lake:
 
     def filesystem(self) -> pafs.FileSystem:
         """An Arrow file system that reads this lake; it pickles, so Spark's workers use it as well."""
-        if not self.on_s3:
-            return pafs.LocalFileSystem()
-        scheme, _, host = self.s3.endpoint.rpartition("://")
-        return pafs.S3FileSystem(
-            region=self.s3.region,
-            endpoint_override=host or None,
-            scheme=scheme or "https",
-            connect_timeout=self.s3.connect_seconds,
-            request_timeout=self.s3.timeout_seconds,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=self.s3.attempts),
-        )
+        return _s3_client(self.s3, os.getpid()) if self.on_s3 else pafs.LocalFileSystem()
 
     def listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """What is in a folder, a path of :meth:`arrow_path`; nothing if it is not there.
@@ -206,6 +197,20 @@ class Lake:
         if self.s3.encryption:
             options |= {"encryption": self.s3.encryption, "kms_key_id": self.s3.kms_key_id or None}
         return open_writer(self.uri, **options)
+
+
+@cache
+def _s3_client(s3: S3Settings, process: int) -> pafs.S3FileSystem:
+    """One for each way to S3, so that its connections are kept; and for each process: a fork must not share them."""
+    scheme, _, host = s3.endpoint.rpartition("://")
+    return pafs.S3FileSystem(
+        region=s3.region,
+        endpoint_override=host or None,
+        scheme=scheme or "https",
+        connect_timeout=s3.connect_seconds,
+        request_timeout=s3.timeout_seconds,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=s3.attempts),
+    )
 
 
 def _renamed(error: UnicodeDecodeError) -> DataError:

@@ -23,8 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
-
 from jobs.lake.errors import HeldError, MachineError, TakenOverError
 from jobs.lake.layout import Lake
 
@@ -96,7 +94,7 @@ class Lease:
     _uses: int = 1
 
     def __post_init__(self) -> None:
-        self._writer, self._filesystem = self.lake.writer(), self.lake.filesystem()
+        self._writer = self.lake.writer()
         self._key = f"ops/leases/{self.table.replace('/', '.')}"
 
     def take(self) -> None:
@@ -217,8 +215,7 @@ class Lease:
         return f"{self._key}/{number:012d}.json"
 
     def _numbers(self) -> list[int]:
-        folder = self.lake.arrow_path(f"{self.lake.uri}/{self._key}")
-        infos = self._filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        infos = self.lake.listed(self.lake.arrow_path(f"{self.lake.uri}/{self._key}"))
         names = [info.base_name.removesuffix(".json") for info in infos]
         return sorted(int(name) for name in names if name.isdigit())
 
@@ -227,7 +224,7 @@ class Lease:
         while numbers := self._numbers():
             place = self.lake.arrow_path(f"{self.lake.uri}/{self._place(numbers[-1])}")
             try:
-                with self._filesystem.open_input_stream(place) as stream:
+                with self.lake.filesystem().open_input_stream(place) as stream:
                     return numbers, _read(stream.read())
             except OSError:
                 if self._numbers()[-1:] == numbers[-1:]:

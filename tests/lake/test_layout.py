@@ -176,7 +176,10 @@ def test_delta_options() -> None:
 
 def test_filesystem() -> None:
     assert isinstance(Lake.parse("/x").filesystem(), pafs.LocalFileSystem)
-    assert isinstance(Lake.parse("s3://b").filesystem(), pafs.S3FileSystem)
+    there = Lake.parse("s3://b").filesystem()
+    assert isinstance(there, pafs.S3FileSystem)
+    assert Lake.parse("s3://c").filesystem() is there  # with the connections that it has
+    assert Lake.parse("s3://b", S3Settings(region="eu-west-1")).filesystem() is not there
 
 
 @pytest.mark.parametrize(
