@@ -15,6 +15,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.lake import leases
 from jobs.lake.config import LeaseSettings, S3Settings
@@ -345,6 +346,15 @@ def test_is_dead__a_process_that_nobody_has_waited_for(tmp_path: Path):
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and still has its number
     assert not leases._lives(process)
     child.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="without /proc nobody can tell who lives")
+def test_processes__python_and_the_jvm_that_writes_for_it(spark: SparkSession):
+    python, java = leases._processes()
+    assert python.partition(":")[0] == str(os.getpid())
+    assert Path(f"/proc/{java.partition(':')[0]}/comm").read_text() == "java\n"
+    assert leases._lives(python)
+    assert leases._lives(java)
 
 
 @pytest.mark.parametrize("shown", [FileNotFoundError, PermissionError])  # hidepid=2, hidepid=1
