@@ -123,7 +123,7 @@ case $JOB in
   help | -h | --help)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"
     printf '\nJobs:\n'
-    for file in $(grep -l __main__ "$HOME_DIR"/jobs/[a-z]*.py | sort); do
+    grep -l __main__ "$HOME_DIR"/jobs/[a-z]*.py | sort | while IFS= read -r file; do
       printf '  %-10s %s\n' "$(basename "$file" .py)" "$(sed -n '1s/^"""\(.*\)/\1/p' "$file" | sed 's/"""$//')"
     done
     exit 0

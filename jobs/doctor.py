@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from jobs.lake import cli
+from jobs.lake import cli, diagnosis
 from jobs.lake.cli import Context
-from jobs.lake.errors import LakehouseError, MachineError
+from jobs.lake.errors import LakehouseError, MachineError, StoreError
 from jobs.lake.layout import Lake
 
 _DISK_NEEDED = 5 * 1024**3
@@ -134,7 +134,7 @@ def _folder(lake: Lake) -> Iterator[Finding]:
 
 
 def _bucket(lake: Lake) -> Iterator[Finding]:
-    """Try what the jobs do: find credentials, list the prefix, write an object and delete it."""
+    """Try what the jobs do: find credentials, list the prefix, write an object, once, and delete it."""
     import boto3
 
     credentials = boto3.Session().get_credentials()
@@ -145,8 +145,19 @@ def _bucket(lake: Lake) -> Iterator[Finding]:
     yield _attempt(f"list {lake.uri}", lambda: lake.filesystem().get_file_info(lake.arrow_path(lake.uri)))
     probe = f"ops/.doctor-{os.getpid()}"
     yield _attempt(f"write to {lake.uri}", lambda: lake.writer().put(probe, b""))
+    yield _attempt("no two runs write one object", lambda: _write_again(lake, probe))
     place = lake.arrow_path(f"{lake.uri}/{probe}")
     yield _attempt(f"delete from {lake.uri}", lambda: lake.filesystem().delete_file(place))
+
+
+def _write_again(lake: Lake, probe: str) -> None:
+    """Make sure that the store does not replace an object that is to be made unless it is there."""
+    if lake.writer().create(probe, b""):
+        raise StoreError(
+            f"{lake.uri} does not keep two runs apart",
+            why="the store replaced an object in spite of If-None-Match: *",
+            remedy="a store that heeds If-None-Match, as S3 itself does: here nothing keeps two runs from one table",
+        )
 
 
 def _attempt(check: str, action: Callable[[], object]) -> Finding:
@@ -155,8 +166,9 @@ def _attempt(check: str, action: Callable[[], object]) -> Finding:
     except LakehouseError as error:
         return Finding(check, error.why or error.what, error.remedy or "see the cause")
     except OSError as error:
-        found = " ".join(str(error).split())[:200]
-        return Finding(check, found, "check the bucket's name, region and policy, and s3.endpoint")
+        return Finding(
+            check, diagnosis.cause(error, "s3a://"), "check the bucket's name, region and policy, and s3.endpoint"
+        )
     return Finding(check, "allowed")
 
 

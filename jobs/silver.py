@@ -106,7 +106,7 @@ def _each_batch(lake: Lake, name: str, arrivals: DataFrame, work: Callable[[str,
             raise failure[0] from None
         checkpoint.check(lake, "silver", name)
         if lake.relative(place) in str(error) and not isinstance(diagnosis.told(error), MachineError):
-            raise checkpoint.unusable(lake, "silver", name, str(error)) from error
+            raise checkpoint.unusable(lake, "silver", name, error) from error
         raise
     finally:
         # Otherwise Python keeps the thread in which the stream's batches were done, and its memory, for ever.

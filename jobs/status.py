@@ -11,6 +11,7 @@ from jobs import gold
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake import checkpoint, cli, delta
 from jobs.lake.cli import Context
+from jobs.lake.config import shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def run(context: Context, options: argparse.Namespace) -> None:
     """Print the state of the lake, or the settings."""
     if options.config:
         rows = [
-            {"setting": name, "value": str(value), "from": source}
+            {"setting": name, "value": shown(name, value), "from": source}
             for name, (value, source) in sorted(context.settings.origins.items())
         ]
         context.console.table("settings", rows)

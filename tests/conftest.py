@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -12,11 +13,19 @@ import pytest
 from pyspark.sql import SparkSession
 
 from chaos.stores import KEYS, Stores
-from jobs.lake import cli
+from jobs.lake import cli, config
 from jobs.lake.cli import Context
 
 os.environ["TZ"] = "UTC"
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or workers take whatever python3 is first on PATH
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for something to come true; fail if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come true within {seconds:.0f} s"
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +58,26 @@ def aws_keys() -> Iterator[None]:
             os.environ.pop(name)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for what tests run by the script, whose logs are not the user's; the JARs are."""
+    before = os.environ.get("LAKEHOUSE_CACHE")
+    os.environ["LAKEHOUSE_CACHE"] = str(cache_in(tmp_path_factory.mktemp("cache")))
+    yield
+    if before is None:
+        os.environ.pop("LAKEHOUSE_CACHE")
+    else:
+        os.environ["LAKEHOUSE_CACHE"] = before
+
+
+def cache_in(folder: Path) -> Path:
+    """A cache that has the JARs of the one in use."""
+    jars = (config.cache() / "jars").absolute()
+    jars.mkdir(parents=True, exist_ok=True)
+    (folder / "jars").symlink_to(jars)
+    return folder
 
 
 @pytest.fixture

@@ -10,15 +10,18 @@ from pathlib import Path
 import boto3
 import pytest
 
-from chaos.proxy import Proxy, Trouble
+from chaos.proxy import _ANSWERS, Proxy, Trouble
 from chaos.samples import put
-from jobs.lake import config
+from jobs import doctor
+from jobs.lake import checkpoint, intake
 from jobs.lake.config import S3Settings
+from jobs.lake.errors import StoreError
 from jobs.lake.layout import Lake
 from sim.base import write
 from sim.catalog import SIMULATORS
 from sim.turbofan import TurbofanParameters
 from sim.writers import LocalWriter
+from tests.conftest import cache_in
 from tests.test_spark_submit import SCRIPT, clean_environment
 
 PLANTED = {
@@ -71,18 +74,19 @@ def test_run__leaves_no_secret_behind(s3_endpoint: str, tmp_path: Path, how: str
         "expired": Trouble("expired", after=10, times=1 << 30),
     }.get(how, Trouble("denied", times=0))
     home = tmp_path / "home"
-    home.mkdir()
+    (home / "cache").mkdir(parents=True)
     command = [str(SCRIPT), "silver", "--dataset", "turbofan", "--lake", f"s3a://{bucket}/lake", "--profile", "testing"]
     command += ["--verbose", "--set", f"s3.endpoint={endpoint}", "--set", "s3.attempts=2"]
     command += ["--set", "s3.timeout_seconds=3"]
-    environment = clean_environment() | PLANTED | {"TMPDIR": str(home)}
+    environment = clean_environment() | PLANTED
+    environment |= {"TMPDIR": str(home), "LAKEHOUSE_CACHE": str(cache_in(home / "cache"))}
     with Listed() as listed, proxy.troubled(trouble):
         done = subprocess.run(command, env=environment, cwd=home, check=False, capture_output=True, timeout=300)
     proxy.close()
     assert done.returncode == (0 if how == "well" else 3), done.stderr.decode()
     written = {"stdout": done.stdout, "stderr": done.stderr}
-    log = max(_logs(), key=lambda path: path.stat().st_mtime)
-    written |= {str(path): path.read_bytes() for path in [log, *home.rglob("*")] if path.is_file()}
+    written |= {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert len([name for name in written if name.startswith(f"{home}/cache/logs/silver-")]) == 1
     store = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(bucket)
     written |= {item.key: item.get()["Body"].read() for item in store.objects.all()}
     assert any(b"silver" in line for line in listed.lines)
@@ -90,5 +94,20 @@ def test_run__leaves_no_secret_behind(s3_endpoint: str, tmp_path: Path, how: str
     assert [name for name, content in written.items() if any(secret in content for secret in SECRETS)] == []
 
 
-def _logs() -> list[Path]:
-    return [*(config.cache() / "logs").iterdir()]
+def test_error__of_a_store_is_told_in_none_of_its_words(
+    s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What it answers may echo a secret."""
+    secret = PLANTED["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setitem(_ANSWERS, "denied", (403, "AccessDenied", secret))
+    bucket, proxy = bucket_with_bronze(s3_endpoint, tmp_path), Proxy(s3_endpoint)
+    lake = Lake(f"s3a://{bucket}/lake", S3Settings(endpoint=proxy.endpoint, attempts=1))
+    files = checkpoint.bronze_files(lake, "turbofan")
+    with proxy.troubled(Trouble("denied", times=1 << 30)):
+        told = [finding.found for finding in doctor._bucket(lake)][1:]
+    with proxy.troubled(Trouble("denied", ("GET",), times=1 << 30)), pytest.raises(StoreError) as refused:
+        list(intake.probe_here(lake, files))
+    told += [refused.value.why]
+    assert ["AccessDenied" in text for text in told] == [True] * 5
+    told += [str(checkpoint.unusable(lake, "silver", "turbofan", RuntimeError(secret)))]
+    assert [text for text in told if secret in text] == []

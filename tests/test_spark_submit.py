@@ -18,6 +18,7 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs import package
+from jobs.lake import submit
 from jobs.lake.jars import Jar, read_pins
 from sim.base import write
 from sim.catalog import SIMULATORS
@@ -33,7 +34,7 @@ NOISE = ("WARN", "INFO", "SLF4J", "log4j", "Traceback", "incubator", ":: ")
 def clean_environment() -> dict[str, str]:
     """This process's, without what the session of the other tests has set for itself."""
     ours = ("PYSPARK_", "SPARK_", "LAKEHOUSE_", "PYTHONPATH")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {n: v for n, v in os.environ.items() if not n.startswith(ours) or n == "LAKEHOUSE_CACHE"}
 
 
 def run(*arguments: str, cwd: Path, script: Path = SCRIPT, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +56,14 @@ def test_help__lists_the_jobs(arguments: list[str], tmp_path: Path):
     assert "./spark-submit.sh JOB [options]" in done.stdout
     listed = {line.split()[0] for line in done.stdout.partition("Jobs:")[2].splitlines() if line.strip()}
     assert listed == {p.stem for p in (HOME / "jobs").glob("[a-z]*.py")} - {"catalog"}
+
+
+def test_help__from_a_folder_with_a_blank_in_its_name(tmp_path: Path):
+    home = tmp_path / "our suite"
+    shutil.copytree(HOME / "jobs", home / "jobs")
+    done = run("help", cwd=tmp_path, script=Path(shutil.copy(SCRIPT, home)))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run("help", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,13 @@ def test_read_pins__what_is_shipped_is_whole():
     assert any(pin.artifact.startswith("delta-spark") for pin in pins)
     assert all(len(pin.sha256) == 64 and int(pin.sha256, 16) for pin in pins)
     assert len({pin.file_name for pin in pins}) == len(pins)
+
+
+def test_command__java_is_given_a_path_with_a_blank_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("LAKEHOUSE_HOME", "/our suite")
+    monkeypatch.setenv("LAKEHOUSE_JARS", str(tmp_path))
+    options = submit.command("local", [])[-1]
+    assert "-Dlog4j2.configurationFile='/our suite/conf/log4j2.properties' -Duser" in options
 
 
 # --- with Spark: every test is a JVM --------------------------------------------------------------------------

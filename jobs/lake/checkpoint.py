@@ -9,8 +9,9 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from jobs.lake.diagnosis import cause, shortened
 from jobs.lake.errors import DataError, MachineError
-from jobs.lake.intake import Arrived, shortened
+from jobs.lake.intake import Arrived
 from jobs.lake.layout import Lake
 
 _TAIL = 1 << 16  # bytes: holds the last line of any part
@@ -70,11 +71,11 @@ def _damaged(lake: Lake, stage: str, dataset: str, part: str, why: str) -> DataE
     )
 
 
-def unusable(lake: Lake, stage: str, dataset: str, why: str) -> MachineError:
+def unusable(lake: Lake, stage: str, dataset: str, error: Exception) -> MachineError:
     """What to say of a checkpoint that is sound as far as one can tell, and that Spark could not read or write."""
     return MachineError(
         f"Spark could not use the checkpoint {lake.relative(lake.checkpoint(stage, dataset))}",
-        why=shortened(why),
+        why=cause(error, lake.uri),
         remedy="./spark-submit.sh doctor tells whether the lake can be read and written; if so, the same command,"
         f" and if that fails again: {lake.without_checkpoint(stage, dataset)}",
     )

@@ -217,7 +217,9 @@ def _run(run: Callable[[Context, argparse.Namespace], None], options: argparse.N
             file=sys.stderr,
         )
         return code
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of Rust's is no Exception
         known = diagnosis.known(error, place)
         has_log = "LAKEHOUSE_STDOUT" in os.environ
         if has_log or known is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jobs.lake.errors import ConfigurationError
 
+_SECRET = re.compile(r"secret|password|token|access.?key|credential|:\S*@", re.I)
 ENVIRONMENT_PREFIX = "LAKEHOUSE__"
 SHIPPED = "conf/lakehouse.yaml"
 JAVA_OPTIONS = "-XX:-DontCompileHugeMethods"
@@ -40,6 +42,14 @@ class S3Settings(_Section):
     attempts: int = Field(5, ge=1, description="How often a request is made, the first time included")
     encryption: str = Field("", pattern="^(|AES256|aws:kms)$", description="Server-side encryption of bronze")
     kms_key_id: str = Field("", description="KMS key for encryption aws:kms; empty for the account's own")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _without_credentials(cls, endpoint: str) -> str:
+        """It ends up in what is printed."""
+        if endpoint and not re.fullmatch(r"https?://[^/@\s][^@\s]*", endpoint):
+            raise ValueError("an endpoint is http://HOST or https://HOST, and holds no credentials")
+        return endpoint
 
     @property
     def connect_seconds(self) -> float:
@@ -215,7 +225,7 @@ def layered(profile: str, overrides: Sequence[str], environment: Mapping[str, st
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
-            raise ConfigurationError(f"--set {override}", why="it has no '='", remedy="--set name=value")
+            raise ConfigurationError(f"--set {shown('', override)}", why="it has no '='", remedy="--set name=value")
         merged[name.strip()] = (_value(name, text), "--set")
     return merged
 
@@ -236,8 +246,9 @@ def _read(source: str) -> Mapping[str, Any]:
 def _value(name: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{name}={text}", why="the value is not YAML", remedy="quote it") from error
+    except yaml.YAMLError:  # not chained: it repeats the value
+        what = f"{name}={shown(name, text)}"
+        raise ConfigurationError(what, why="the value is not YAML", remedy="quote it") from None
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -269,11 +280,17 @@ def _validate(section: str, model: type[BaseModel], tree: Mapping[str, Any]) -> 
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join([section, *map(str, first["loc"])]).strip(".")
+        # Not chained: it repeats the value.
         raise ConfigurationError(
-            f"setting {name} = {first['input']!r}",
-            why=first["msg"],
+            f"setting {name} = {shown(name, repr(first['input']))}",
+            why=first["msg"].removeprefix("Value error, "),
             remedy=f"--set {name}=VALUE; ./spark-submit.sh status --config shows what is in force",
-        ) from error
+        ) from None
+
+
+def shown(name: str, value: object) -> str:
+    """The value of a setting as it may be printed: asterisks where it, or its name, is like that of a secret."""
+    return "***" if _SECRET.search(f"{name}={value}") else str(value)
 
 
 def cache() -> Path:

@@ -19,6 +19,7 @@ _WHERE = re.compile(r"s3a?://[^\s'\",;)\]]+[^\s'\",;)\].:]")
 
 _CALLED_OFF = re.compile(r"cancelled as part of cancellation of all jobs")
 
+_MAX_ERROR = 300  # characters
 _NOT_AGAIN = "what is committed is not done again"
 _MACHINE = (
     (
@@ -65,10 +66,23 @@ def told(error: Exception) -> LakehouseError:
     return known(error) or unforeseen(error)
 
 
-def known(error: Exception, lake: str = "") -> LakehouseError | None:
+def known(error: BaseException, lake: str = "") -> LakehouseError | None:
     """The error for people, if this is one that was foreseen; it names the lake if a store does not say where."""
     text = str(error)
     return _by_worker(text) or _by_store(text, lake) or _by_machine(text)
+
+
+def cause(error: BaseException, place: str) -> str:
+    """Why something failed there, in a line: in a folder in the system's words, on S3 in ours, never in a server's."""
+    foreseen = known(error)
+    if foreseen:
+        return foreseen.why
+    return f"an answer nobody foresaw ({type(error).__name__})" if place.startswith("s3a://") else shortened(error)
+
+
+def shortened(error: object) -> str:
+    """What an error says, in one line and not a long one."""
+    return " ".join(str(error).split())[:_MAX_ERROR]
 
 
 def is_called_off(error: Exception) -> bool:
@@ -105,7 +119,7 @@ def _by_machine(text: str) -> MachineError | None:
     return None
 
 
-def unforeseen(error: Exception) -> LakehouseError:
+def unforeseen(error: BaseException) -> LakehouseError:
     """The error for people when nobody knows what it comes down to."""
     log = os.environ.get("LAKEHOUSE_LOG", "the output above")
     first = str(error).strip().splitlines() or [type(error).__name__]

@@ -18,13 +18,13 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.lake.conform import Drift, conform, drift_of, extra_fields, match_names, quoted, spark_schema
+from jobs.lake.diagnosis import cause, shortened
 from jobs.lake.errors import StoreError
 from jobs.lake.layout import Lake, hive_values
 from jobs.lake.session import on_workers
 from jobs.lake.tables import Dataset
 
 _BINARY_FILE = "path string, modificationTime timestamp, length long, content binary"
-_MAX_ERROR = 300
 _MAX_COLUMNS = 2_000  # of a file: each is one of silver's from then on, and planning takes longer with each
 _MAGIC = b"PAR1"
 _TAIL = 1 << 16  # bytes: holds the footer of nearly every file, so that one read does
@@ -146,7 +146,7 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
         except OSError as error:
             raise StoreError(
                 f"{file.path} cannot be read",
-                why=shortened(error),
+                why=cause(error, file.path),
                 remedy="the batch was not promoted; run the same command again, or ./spark-submit.sh doctor",
             ) from error
         # What fails from here on is the file's fault: the store has given its bytes.
@@ -171,11 +171,6 @@ def _footer(source: pa.NativeFile, size: int) -> bytes:
     if tail.endswith(_MAGIC) and len(tail) < length <= size:
         tail = source.read_at(length, size - length)
     return _MAGIC + tail
-
-
-def shortened(error: object) -> str:
-    """What an error says, in one line and not a long one."""
-    return " ".join(str(error).split())[:_MAX_ERROR]
 
 
 def _bounds(metadata: pq.FileMetaData) -> dict[str, tuple[Any, Any]]:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -13,10 +14,12 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 from jobs.lake.config import LeaseSettings, S3Settings
-from jobs.lake.errors import UsageError
+from jobs.lake.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from sim.writers import Writer
+
+_CREDENTIALS = re.compile(r"(s3a?:/*|[^/]*://)[^/]*[:@]", re.I)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,15 @@ class Lake:
         """Make a lake of what a person types.
 
         Raises:
-            UsageError: The scheme is neither a folder's nor S3's.
+            UsageError: The scheme is neither a folder's nor S3's, or the address holds credentials.
         """
+        if _CREDENTIALS.match(text):  # which is not repeated: it may hold the secret
+            raise UsageError(
+                "the lake's address holds credentials, or a server",
+                why="an address ends up in logs and tables; it names a bucket, which has neither ':' nor '@'",
+                remedy="--lake s3a://my-bucket/lake; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
+                " and s3.endpoint for a server",
+            )
         scheme, separator, rest = text.partition("://")
         how = (s3 or S3Settings(), leases or LeaseSettings())
         if not separator and text.strip() and not text.startswith(("file:", "s3:", "s3a:")):
@@ -126,36 +136,32 @@ class Lake:
 
     def filesystem(self) -> pafs.FileSystem:
         """An Arrow file system that reads this lake; it pickles, so Spark's workers use it as well."""
-        if not self.on_s3:
-            return pafs.LocalFileSystem()
-        scheme, _, host = self.s3.endpoint.rpartition("://")
-        return pafs.S3FileSystem(
-            region=self.s3.region,
-            endpoint_override=host or None,
-            scheme=scheme or "https",
-            connect_timeout=self.s3.connect_seconds,
-            request_timeout=self.s3.timeout_seconds,
-            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=self.s3.attempts),
-        )
+        return _s3_client(self.s3, os.getpid()) if self.on_s3 else pafs.LocalFileSystem()
 
     def listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """What is in a folder, a path of :meth:`arrow_path`; nothing if it is not there.
 
         Raises:
+            DataError: A name is not UTF-8.
             OSError: The store refuses, or there is no such bucket.
         """
         # On S3 a bucket that is not there would be allowed for as well.
         selector = pafs.FileSelector(folder, recursive=recursive, allow_not_found=not self.on_s3)
         try:
             found: list[pafs.FileInfo] = self.filesystem().get_file_info(selector)
+            for info in found:
+                str(info.path)  # Arrow decodes a name when it is asked for
         except FileNotFoundError:
             return []
+        except UnicodeDecodeError as error:
+            raise _renamed(error) from None
         return found
 
     def files(self, folder: str) -> list[pafs.FileInfo]:
         """Every file below a folder, a path of :meth:`arrow_path`; hidden ones (``_x``, ``.x``) are none.
 
         Raises:
+            DataError: A name is not UTF-8.
             OSError: The store refuses, or there is no such bucket.
         """
         infos = (info for info in self.listed(folder, recursive=True) if info.type == pafs.FileType.File)
@@ -204,6 +210,32 @@ class Lake:
         if self.s3.encryption:
             options |= {"encryption": self.s3.encryption, "kms_key_id": self.s3.kms_key_id or None}
         return open_writer(self.uri, **options)
+
+
+@cache
+def _s3_client(s3: S3Settings, process: int) -> pafs.S3FileSystem:
+    """One for each way to S3, so that its connections are kept; and for each process: a fork must not share them."""
+    scheme, _, host = s3.endpoint.rpartition("://")
+    return pafs.S3FileSystem(
+        region=s3.region,
+        endpoint_override=host or None,
+        scheme=scheme or "https",
+        connect_timeout=s3.connect_seconds,
+        request_timeout=s3.timeout_seconds,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=s3.attempts),
+    )
+
+
+def _renamed(error: UnicodeDecodeError) -> DataError:
+    """What to say of a file or folder whose name is not UTF-8, and how to give it another."""
+    path = error.object[: (error.object + b"/").index(b"/", error.start)]
+    spelt = path.replace(b"\\", b"\\\\").replace(b"'", b"\\'").decode("ascii", "backslashreplace")
+    folder = path.rpartition(b"/")[0].decode()
+    return DataError(
+        f"the name $'{spelt}' is not UTF-8",
+        why="Spark passes over such a file without a word, and its rows would be lost",
+        remedy=f"give it another, in bash: mv $'{spelt}' {shlex.quote(f'{folder}/NEW_NAME')}",
+    )
 
 
 def hive_values(relative: str) -> dict[str, str | None]:

@@ -23,14 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
-
 from jobs.lake.errors import HeldError, MachineError, TakenOverError
 from jobs.lake.layout import Lake
 
 _LOOK_EVERY = 0.5  # s between two looks at a lease that is waited for
 _LENGTH = 2048  # bytes of a lease
 _BEATS = 3  # renewals within the time that a lease lasts
+_HIDDEN = "?"  # the start of a process that is there, and of which no more is told
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Lease:
     _uses: int = 1
 
     def __post_init__(self) -> None:
-        self._writer, self._filesystem = self.lake.writer(), self.lake.filesystem()
+        self._writer = self.lake.writer()
         self._key = f"ops/leases/{self.table.replace('/', '.')}"
 
     def take(self) -> None:
@@ -106,13 +105,13 @@ class Lease:
         """
         started, watched, since, said = now(), None, 0.0, False
         while True:
-            number, last = self._last()
+            numbers, last = self._last()
             if last != watched:
                 watched, since = last, now()
                 if last and not said and not self._is_vacant(last, 0):
                     said = True
                     print(f"{self.table} is held by {last}: waiting for it", file=sys.stderr)
-            if (last is None or self._is_vacant(last, now() - since)) and self._create(number + 1):
+            if (last is None or self._is_vacant(last, now() - since)) and self._create(max(numbers, default=0) + 1):
                 self.taken_over = last is not None and not last.released
                 threading.Thread(target=self._renew, name=f"lease of {self.table}", daemon=True).start()
                 return
@@ -142,12 +141,10 @@ class Lease:
             processes=_processes(),
         )
         made = self._writer.create(place, _written(self._holder))
-        if not made:  # or it was, and the answer is lost
-            _, there = self._last()
-            made = there is not None and there.token == self._holder.token
-        numbers = self._numbers()
-        if not made or numbers[-1:] != [number]:
-            if made:  # a number that was free because it is old, and was tidied away
+        # Ours may be there though the answer was lost; and another's, though we were told yes, where a store lets two.
+        numbers, there = self._last()
+        if there is None or there.token != self._holder.token:
+            if made and numbers[-1:] > [number]:  # a number that was free because it is old, and was tidied away
                 self._writer.delete(place)
             return False
         self._number, self._sure_until = number, begun + self._holder.seconds
@@ -187,8 +184,8 @@ class Lease:
             begun = now()
             # A store that does not answer is asked again, until the lease has run out.
             with suppress(MachineError, OSError):
-                number, last = self._last()
-                if number > self._number:
+                numbers, last = self._last()
+                if last and numbers[-1] >= self._number and last.token != self._holder.token:
                     self._lost_to = last
                 else:
                     self._write(beat=self._holder.beat + 1, processes=_processes())
@@ -203,9 +200,13 @@ class Lease:
                 self._holder = replace(self._holder, **changes)
                 self._writer.put(self._place(self._number), _written(self._holder))
 
+    def abandon(self) -> None:
+        """Renew the lease no more, and do not let go of the table: who comes next takes it over."""
+        self._ended.set()
+
     def release(self) -> None:
         """Let go of the table; if the store does not take that, the lease runs out by itself."""
-        self._ended.set()
+        self.abandon()
         if self._lost_to is None and now() < self._sure_until:
             with suppress(MachineError, OSError):
                 self._write(released=True)
@@ -214,23 +215,22 @@ class Lease:
         return f"{self._key}/{number:012d}.json"
 
     def _numbers(self) -> list[int]:
-        folder = self.lake.arrow_path(f"{self.lake.uri}/{self._key}")
-        infos = self._filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        infos = self.lake.listed(self.lake.arrow_path(f"{self.lake.uri}/{self._key}"))
         names = [info.base_name.removesuffix(".json") for info in infos]
         return sorted(int(name) for name in names if name.isdigit())
 
-    def _last(self) -> tuple[int, Holder | None]:
-        """The lease that counts, and its number; None and 0 if the table was never held."""
+    def _last(self) -> tuple[list[int], Holder | None]:
+        """The numbers that are there, and the lease that counts, that of the highest; none if it was never held."""
         while numbers := self._numbers():
             place = self.lake.arrow_path(f"{self.lake.uri}/{self._place(numbers[-1])}")
             try:
-                with self._filesystem.open_input_stream(place) as stream:
-                    return numbers[-1], _read(stream.read())
+                with self.lake.filesystem().open_input_stream(place) as stream:
+                    return numbers, _read(stream.read())
             except OSError:
                 if self._numbers()[-1:] == numbers[-1:]:
                     raise
                 # It was tidied away, while it was read, by who took the next.
-        return 0, None
+        return [], None
 
 
 _held: dict[tuple[str, str], Lease] = {}
@@ -247,7 +247,8 @@ def hold(lake: Lake, *tables: str, on_take_over: Callable[[str], None] | None = 
     Args:
         lake: The lake.
         tables: The tables, below the lake; always in one order, so that no two runs wait for each other.
-        on_take_over: Called with a table that the last holder had not let go of.
+        on_take_over: Called with a table that the last holder had not let go of; if it fails, the table is not held,
+            and it is called by who comes next.
 
     Raises:
         HeldError: Another run holds one of them.
@@ -271,10 +272,14 @@ def _enter(lake: Lake, table: str, on_take_over: Callable[[str], None] | None) -
             return lease
         lease = Lease(lake, table)
         lease.take()
+        try:
+            if lease.taken_over and on_take_over:
+                on_take_over(table)
+        except BaseException:
+            lease.abandon()
+            raise
         _held[lake.uri, table] = lease
-    if lease.taken_over and on_take_over:
-        on_take_over(table)
-    return lease
+        return lease
 
 
 def _leave(taken: list[Lease]) -> None:
@@ -344,17 +349,29 @@ def _processes() -> tuple[str, ...]:
 
 def _lives(process: str) -> bool:
     number, _, start = process.partition(":")
-    return _start(int(number)) == start
+    found = _start(int(number))
+    return found == start or (found != "" and _HIDDEN in (found, start))
 
 
 def _start(number: int) -> str:
-    """When a process was started, in ticks since the machine was; empty if it has ended."""
+    """When a process was started, in ticks since the machine was; empty if it has ended, ``?`` if that is hidden."""
     try:
         # The name of the program is in brackets, and may have brackets and blanks.
         state, *rest = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if state in "ZX" else rest[18]
+        return "" if state in "ZX" else rest[18]
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return _HIDDEN if _is_there(number) else ""
+
+
+def _is_there(number: int) -> bool:
+    """Whether there is such a process: one of another user's, that ``/proc`` may not show (``hidepid``), too."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _cancel_spark() -> None:

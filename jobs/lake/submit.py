@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ def command(master: str, options: Sequence[str]) -> list[str]:
         from jobs.package import build
 
         arguments += ["--py-files", str(build(home / "dist"))]
-    log = f"-Dlog4j2.configurationFile={home / 'conf' / 'log4j2.properties'} -Duser.timezone=UTC"
+    log4j = shlex.quote(f"{home}/conf/log4j2.properties")  # Spark splits it as a shell would
+    log = f"-Dlog4j2.configurationFile={log4j} -Duser.timezone=UTC"
     return [*arguments, "--driver-java-options", f"{JAVA_OPTIONS} {log}"]
 
 

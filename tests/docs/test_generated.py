@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", ["tables.md", "settings.md", "errors.md"])
 def test_pages__are_current(name: str):
-    assert (ROOT / "docs" / name).read_text() == generate.pages()[name], "run: python -m docs.generate"
+    assert (ROOT / "docs" / name).read_text() == generate.pages()[name], "run: .venv/bin/python -m docs.generate"
 
 
 def test_tables__name_every_table_and_describe_every_column():
@@ -78,3 +78,8 @@ def test_errors__name_every_reason_the_code_gives():
     given = {code for text in sources for code in re.findall(r'F\.lit\(f?"([a-z_]+) (?:[a-z_]+|\{[a-z.]+\}): ', text)}
     assert len(given) > 6
     assert given <= generate.REFUSALS.keys()
+
+
+def test_architecture__has_every_module_of_the_floor():
+    named = re.findall(r"^\| `(\w+)\.py` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted({path.stem for path in (ROOT / "jobs" / "lake").glob("[a-z]*.py")})

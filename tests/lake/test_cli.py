@@ -84,6 +84,17 @@ def test_main__an_error_without_a_message_has_its_name(capsys: Captured):
     assert "LH400 AssertionError" in capsys.readouterr().err
 
 
+def test_main__a_panic_of_rusts_is_an_error_nobody_foresaw(capsys: Captured):
+    """It is no Exception."""
+
+    class PanicException(BaseException):
+        pass
+
+    assert exits(raising(PanicException("index out of bounds"))) == 4
+    assert "LH400 index out of bounds" in capsys.readouterr().err
+    assert exits(raising(SystemExit(7))) == 7
+
+
 def test_main__stopped(capsys: Captured):
     assert exits(raising(KeyboardInterrupt())) == 130
     assert "the same command does what was not finished" in capsys.readouterr().err
@@ -230,6 +241,15 @@ def test_status__config_says_where_each_value_is_from(capsys: Captured):
     rows = {row["setting"]: row for row in json.loads(capsys.readouterr().out)["settings"]}
     assert rows["silver.rows_per_file"] == {"setting": "silver.rows_per_file", "value": "5", "from": "--set"}
     assert rows["spark.driver_memory"]["from"] == "conf/lakehouse.yaml"
+
+
+@pytest.mark.parametrize("how", ["--json", "--verbose"])
+def test_status__config_shows_no_secret(how: str, capsys: Captured):
+    planted = ["--set", "spark.conf.spark.hadoop.fs.s3a.secret.key=PLANTED"]
+    assert exits(status.run, "--config", how, *planted, arguments=status.arguments) == 0
+    said = capsys.readouterr()
+    assert "PLANTED" not in said.out + said.err
+    assert "***" in said.out
 
 
 @pytest.mark.parametrize(

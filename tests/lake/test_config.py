@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -159,6 +160,50 @@ def test_load__malformed_set_refused(override: str, what: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load(override)
     assert refused.value.what == what
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "s3.endpoint=http://user:PLANTED@host",
+        "s3.endpoint=user:PLANTED@host",
+        "s3.endpoint http://user:PLANTED@host",
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=[PLANTED",
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=[PLANTED]",
+        "spark.conf={spark.hadoop.fs.s3a.secret.key: [PLANTED]}",
+    ],
+)
+def test_load__a_secret_is_not_repeated(override: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(override)
+    told = "".join(traceback.format_exception(refused.value))
+    assert "***" in told
+    assert "PLANTED" not in told
+
+
+@pytest.mark.parametrize("endpoint", ["host:9000", "s3://host", "http://", "HTTP://host"])
+def test_load__an_endpoint_is_an_address(endpoint: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"s3.endpoint = '{endpoint}'\n  why:  an endpoint is http://HOST"):
+        load(f"s3.endpoint={endpoint}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "printed"),
+    [
+        ("silver.rows_per_file", 5, "5"),
+        ("s3.endpoint", "http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+        ("s3.kms_key_id", "arn:aws:kms:eu-west-1:1:key/x", "arn:aws:kms:eu-west-1:1:key/x"),
+        ("spark.conf.spark.hadoop.fs.s3a.secret.key", "x", "***"),
+        ("spark.conf.spark.hadoop.fs.s3a.access.key", "x", "***"),
+        ("spark.conf.spark.hadoop.fs.s3a.session.token", "x", "***"),
+        ("spark.conf.spark.ssl.keyPassword", "x", "***"),
+        ("spark.conf.spark.driver.extraJavaOptions", "-Daws.secretKey=x", "***"),
+        ("spark.conf", {"spark.hadoop.fs.s3a.secret.key": "x"}, "***"),
+        ("spark.conf.spark.hadoop.fs.s3a.proxy", "http://user:x@host", "***"),
+    ],
+)
+def test_shown(name: str, value: object, printed: str) -> None:
+    assert config.shown(name, value) == printed
 
 
 @pytest.mark.parametrize("profile", ["nightly", "../lakehouse", "__init__"])

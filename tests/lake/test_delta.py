@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +26,7 @@ from jobs.lake.config import LeaseSettings
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import DataError, MachineError, StoreError, TakenOverError
 from jobs.lake.layout import Lake
+from tests.conftest import until
 
 
 def numbers(context: Context, first: int, last: int, **columns: Any) -> DataFrame:
@@ -227,7 +228,7 @@ def test_upsert_in_time__days_and_a_column_that_is_new(lake: Context):
 
 def test_upsert_in_time__another_commit_that_overtakes_it(lake: Context, hours: str, tmp_path: Path):
     begun, go_on = tmp_path / "begun", tmp_path / "go_on"
-    with compaction(lake, hours, begun, go_on):
+    with overtaking(compaction(lake, hours), begun, go_on):
         rows = minutes(lake, "a", 239, 240, 1)
         upsert_in_time(rows, hours, 1, arrange=lambda rows: meanwhile(rows.coalesce(1), begun, go_on))
     assert [row for row in timed(hours) if row[2]] == [("a", 239, 1), ("a", 240, 1)]
@@ -326,20 +327,25 @@ def meanwhile(rows: DataFrame, begun: Path, go_on: Path) -> DataFrame:
 
 
 @contextmanager
-def compaction(lake: Context, table: str, begun: Path, go_on: Path) -> Iterator[None]:
-    """Compact a table from another session once the rows of :func:`meanwhile` are asked for, then let these come."""
-    other = lake.spark.newSession()
+def overtaking(act: Callable[[], object], begun: Path, go_on: Path) -> Iterator[None]:
+    """Do something from another thread once the rows of :func:`meanwhile` are asked for, then let these come."""
 
-    def compact() -> None:
-        while not begun.exists():
-            time.sleep(0.05)
-        SparkTable.forPath(other, table).optimize().executeCompaction()
-        go_on.touch()
+    def turn() -> None:
+        try:
+            until(begun.exists)
+            act()
+        finally:
+            go_on.touch()
 
     with ThreadPoolExecutor() as pool:
-        compacted = pool.submit(compact)
+        done = pool.submit(turn)
         yield
-        compacted.result()
+        done.result()
+
+
+def compaction(lake: Context, table: str) -> Callable[[], object]:
+    """Another session's."""
+    return SparkTable.forPath(lake.spark.newSession(), table).optimize().executeCompaction
 
 
 @pytest.mark.parametrize("what", ["append", "overwrite", "upsert"])
@@ -350,7 +356,7 @@ def test_persist__a_write_that_another_commit_overtakes_is_done_again(
     new = meanwhile(numbers(lake, 6, 7).withColumn("x", -F.col("x")), begun, go_on)
     if what == "append":  # of rows that depend on what the table holds, as those of a promotion do
         new = new.join(lake.spark.read.format("delta").load(table).select("id"), "id", "left_anti")
-    with compaction(lake, table, begun, go_on):
+    with overtaking(compaction(lake, table), begun, go_on):
         if what == "append":
             delta.append(lake.lake, new, table, Transaction("app", 3))
         elif what == "overwrite":
@@ -403,3 +409,40 @@ def test_holding__a_run_that_lost_its_lease_says_so_and_not_that_spark_gave_up(
         delta.holding(short, short.relative(table)),
     ):
         lake.spark.range(2).foreach(lambda _: time.sleep(60))
+
+
+@pytest.fixture
+def rival(lake: Context) -> Iterator[leases.Lease]:
+    """A lease by which another run is told to take silver/numbers."""
+    by_order = replace(lake.lake, leases=LeaseSettings(wait_seconds=0, take_over=True))
+    other = leases.Lease(by_order, "silver/numbers")
+    yield other
+    other.release()
+
+
+def test_fence__what_the_last_holder_has_under_way_is_not_committed(
+    lake: Context, table: str, tmp_path: Path, rival: leases.Lease
+):
+    before, begun, go_on = content(table), tmp_path / "begun", tmp_path / "go_on"
+
+    def take_over() -> None:
+        rival.take()
+        delta._fence(lake.lake, rival.table)
+
+    with (
+        overtaking(take_over, begun, go_on),
+        pytest.raises(TakenOverError, match="silver/numbers was taken over by"),
+    ):
+        delta.append(lake.lake, meanwhile(numbers(lake, 7, 9), begun, go_on), table, Transaction("app", 3))
+    assert content(table) == before
+    assert delta.progress(lake.lake, table, "app") == 2
+
+
+def test_holding__what_fails_once_the_table_was_taken_over_is_told_as_that(lake: Context, rival: leases.Lease):
+    def fail() -> None:
+        with delta.holding(lake.lake, "silver/numbers"):
+            rival.take()
+            raise FileNotFoundError("a file that the other has removed")
+
+    with pytest.raises(TakenOverError, match="silver/numbers was taken over by"):
+        fail()

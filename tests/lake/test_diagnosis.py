@@ -71,6 +71,19 @@ def test_told__what_is_the_machines_fault(text: str, says: str):
     assert error.remedy
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        (DELTALAKE, "s3a://b/lake", "the credentials may not do this (AccessDenied)"),
+        (DELTALAKE, "/lake", "the credentials may not do this (AccessDenied)"),
+        ("planted-secret", "s3a://b/lake", "an answer nobody foresaw (RuntimeError)"),
+        ("[Errno 5]\n  Input/output error", "/lake", "[Errno 5] Input/output error"),
+    ],
+)
+def test_cause__never_in_a_servers_words(text: str, place: str, says: str):
+    assert diagnosis.cause(RuntimeError(text), place) == says
+
+
 def test_told__what_a_worker_said():
     said = str(FileRefusedError("x.csv is refused", why="it is a picture", remedy="remove it"))
     error = diagnosis.told(RuntimeError(f"Traceback\nsim.errors.FileRefusedError: {said}\n\n\tat org.apache"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.lake.config import S3Settings
-from jobs.lake.errors import UsageError
+from jobs.lake.errors import DataError, UsageError
 from jobs.lake.layout import Lake, hive_values
 
 
@@ -27,6 +30,9 @@ from jobs.lake.layout import Lake, hive_values
         ("s3a://bucket/a/b/", "s3a://bucket/a/b"),
         ("s3://bucket/a", "s3a://bucket/a"),
         ("s3://bucket", "s3a://bucket"),
+        ("s3://bucket/team@x/a:b", "s3a://bucket/team@x/a:b"),
+        ("/data/a@b:c", "/data/a@b:c"),
+        ("file:///a@b:c", "/a@b:c"),
     ],
 )
 def test_parse__accepted(typed: str, uri: str) -> None:
@@ -59,6 +65,24 @@ def test_parse__nonsense_refused(typed: str) -> None:
     with pytest.raises(UsageError, match="is not a lake") as refused:
         Lake.parse(typed)
     assert "--lake" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "s3a://KEY:PLANTED@bucket/lake",  # as Hadoop once took it
+        "S3A://KEY:PLANTED@bucket/lake",
+        "s3://KEY:PLA/NTED@bucket/lake",
+        "s3a:/KEY:PLANTED@bucket/lake",
+        "s3a:KEY:PLANTED@bucket/lake",
+        "https://KEY:PLANTED@bucket.s3.amazonaws.com/lake",
+    ],
+)
+def test_parse__credentials_are_refused_and_not_repeated(typed: str) -> None:
+    with pytest.raises(UsageError, match="holds credentials") as refused:
+        Lake.parse(typed)
+    assert "AWS_PROFILE" in refused.value.remedy
+    assert not [part for part in ("KEY", "PLA", "NTED") if part in str(refused.value).replace("_KEY", "")]
 
 
 def test_bucket() -> None:
@@ -110,6 +134,22 @@ def test_files__hidden_ones_are_none(tmp_path: Path) -> None:
     assert Lake.parse(root).files(f"{root}/nowhere") == []
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has no such names")
+@pytest.mark.parametrize("name", [b"caf\xe9.parquet", b"it's caf\xe9/a.parquet"])
+def test_files__a_name_that_is_not_utf8_is_refused_with_what_to_type(name: bytes, tmp_path: Path) -> None:
+    root = tmp_path / "a lake é"
+    file = os.fsencode(root) + b"/x/" + name
+    os.makedirs(os.path.dirname(file))
+    open(file, "wb").close()
+    lake = Lake.parse(str(root))
+    with pytest.raises(DataError, match=r"caf\\xe9.*' is not UTF-8") as refused:
+        lake.files(f"{root}/x")
+    command = refused.value.remedy.partition(": ")[2]
+    subprocess.run(["bash", "-c", command], check=True)
+    renamed = f"{root}/x/NEW_NAME"
+    assert [info.path for info in lake.files(f"{root}/x")] in ([renamed], [f"{renamed}/a.parquet"])
+
+
 def test_relative__root_of_the_file_system() -> None:
     assert Lake.parse("/").relative("file:/a/b") == "a/b"
 
@@ -136,7 +176,10 @@ def test_delta_options() -> None:
 
 def test_filesystem() -> None:
     assert isinstance(Lake.parse("/x").filesystem(), pafs.LocalFileSystem)
-    assert isinstance(Lake.parse("s3://b").filesystem(), pafs.S3FileSystem)
+    there = Lake.parse("s3://b").filesystem()
+    assert isinstance(there, pafs.S3FileSystem)
+    assert Lake.parse("s3://c").filesystem() is there  # with the connections that it has
+    assert Lake.parse("s3://b", S3Settings(region="eu-west-1")).filesystem() is not there
 
 
 @pytest.mark.parametrize(

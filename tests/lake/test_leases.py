@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import boto3
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.lake import leases
 from jobs.lake.config import LeaseSettings, S3Settings
-from jobs.lake.errors import HeldError, TakenOverError
+from jobs.lake.errors import HeldError, StoreError, TakenOverError
 from jobs.lake.layout import Lake
 from jobs.lake.leases import Holder, Lease
+from sim.writers import Writer
+from tests.conftest import until
 
 SECONDS = 2.0
 QUICK = LeaseSettings(seconds=SECONDS, wait_seconds=0.0)
@@ -55,7 +59,7 @@ def take(lake: Lake) -> Lease:
 
 def silent(lease: Lease) -> None:
     """Have a lease not renewed any more: its run hangs."""
-    lease._ended.set()
+    lease.abandon()
 
 
 def test_take__one_holds_it_the_other_is_told_who_since_when_and_what_to_do(lake: Lake, elsewhere: None):
@@ -126,11 +130,14 @@ def test_take__of_a_dead_process_of_this_machine_at_once(lake: Lake):
     lease.release()
 
 
-def test_check__a_run_that_was_not_heard_of_does_not_commit_though_nobody_took_over(lake: Lake, elsewhere: None):
+def test_check__a_run_that_was_not_heard_of_does_not_commit_though_nobody_took_over(
+    lake: Lake, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+):
     lease = take(lake)
     silent(lease)
     lease.check()
-    time.sleep(1.1 * SECONDS)
+    later = leases.now() + 1.1 * SECONDS
+    monkeypatch.setattr(leases, "now", lambda: later)
     with pytest.raises(TakenOverError, match="its lease was not renewed for 2 s"):
         lease.check()
 
@@ -139,9 +146,8 @@ def test_renew__keeps_it_and_tells_when_it_is_lost(lake: Lake, elsewhere: None, 
     told = threading.Event()
     monkeypatch.setattr(leases, "_cancel_spark", told.set)
     first = take(lake)
-    time.sleep(2.2 * SECONDS)
+    until(lambda: first._holder.beat >= 4)
     first.check()
-    assert first._holder.beat >= 4
     second = take(waiting(lake, 0.0, take_over=True))
     assert told.wait(5)
     second.release()
@@ -171,6 +177,32 @@ def test_create__whose_answer_was_lost_is_found_to_be_ours(
     lease.release()
 
 
+def test_create__in_a_store_that_lets_two_make_one_file_the_later_has_it(
+    lake: Lake, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As a store does that ignores ``If-None-Match``."""
+    told = threading.Event()
+    monkeypatch.setattr(leases, "_cancel_spark", told.set)
+    first, second, third = (Lease(lake, TABLE) for _ in range(3))
+    kind = type(first._writer)
+    monkeypatch.setattr(kind, "create", lambda writer, key, body: writer.put(key, body) is None)
+    first.take()
+    assert second._create(1)
+    assert told.wait(SECONDS)  # by the next renewal
+    with pytest.raises(TakenOverError, match="silver/toy was taken over by"):
+        first.check()
+
+    def overtaken(writer: Writer, key: str, body: bytes) -> bool:
+        for each in (body, leases._written(second._holder)):
+            writer.put(key, each)
+        return True
+
+    monkeypatch.setattr(kind, "create", overtaken)
+    assert not third._create(1)
+    second.check()
+    second.release()
+
+
 def test_written__is_of_one_length_so_that_a_reader_who_has_asked_for_it_can_read_the_next(lake: Lake, elsewhere: None):
     lease = take(lake)
     place = f"ops/leases/silver.toy/{lease._number:012d}.json"
@@ -198,7 +230,7 @@ def test_last__a_lease_that_is_tidied_away_while_it_is_read(
         raise OSError("AWS Error NO_SUCH_KEY")
 
     monkeypatch.setattr(leases, "_read", slow)
-    assert reader._last()[0] == 2
+    assert reader._last()[0] == [2]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"job": "silver.py"}'])
@@ -247,6 +279,25 @@ def test_hold__says_what_was_taken_over(lake: Lake, elsewhere: None):
     assert told == [TABLE]
 
 
+def test_hold__what_fails_as_a_table_is_taken_over_is_done_by_who_comes_next(lake: Lake, elsewhere: None):
+    silent(take(lake))
+    told: list[str] = []
+
+    def fence(table: str) -> None:
+        told.append(table)
+        if len(told) == 1:
+            raise StoreError("the store is gone")
+
+    with (
+        pytest.raises(StoreError),
+        leases.hold(waiting(lake, 0.0, take_over=True), TABLE, on_take_over=fence),
+    ):
+        pytest.fail("it was not fenced")
+    with leases.hold(waiting(lake), TABLE, on_take_over=fence):  # in this process, once the lease has run out
+        pass
+    assert told == [TABLE, TABLE]
+
+
 def test_hold__many_processes_one_at_a_time(lake: Lake, tmp_path: Path):
     """Each adds one to a number in a file, slowly; without leases some would be lost."""
     code = (
@@ -292,9 +343,36 @@ def test_is_dead__a_process_that_nobody_has_waited_for(tmp_path: Path):
     process = f"{child.pid}:{leases._start(child.pid)}"
     assert leases._lives(process)
     child.kill()
-    time.sleep(0.5)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and still has its number
     assert not leases._lives(process)
     child.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="without /proc nobody can tell who lives")
+def test_processes__python_and_the_jvm_that_writes_for_it(spark: SparkSession):
+    python, java = leases._processes()
+    assert python.partition(":")[0] == str(os.getpid())
+    assert Path(f"/proc/{java.partition(':')[0]}/comm").read_text() == "java\n"
+    assert leases._lives(python)
+    assert leases._lives(java)
+
+
+@pytest.mark.parametrize("shown", [FileNotFoundError, PermissionError])  # hidepid=2, hidepid=1
+@pytest.mark.parametrize(("answer", "lives"), [(None, True), (PermissionError, True), (ProcessLookupError, False)])
+def test_lives__another_users_process_that_proc_does_not_show(
+    monkeypatch: pytest.MonkeyPatch, shown: type[OSError], answer: type[OSError] | None, lives: bool
+):
+    def refuse(*_: object) -> str:
+        raise shown
+
+    def kill(number: int, signal: int) -> None:
+        assert signal == 0
+        if answer:
+            raise answer
+
+    monkeypatch.setattr(leases.Path, "read_text", refuse)
+    monkeypatch.setattr(leases.os, "kill", kill)
+    assert leases._lives("4711:1234") == lives
 
 
 def test_written__can_be_read_by_people(tmp_path: Path):
