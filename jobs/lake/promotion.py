@@ -15,7 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.lake import delta, diagnosis, drift, intake, ledger, quarantine
+from jobs.lake import delta, diagnosis, drift, ledger, quarantine
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import MachineError
@@ -81,7 +81,8 @@ class Promotion:
         self, files: Sequence[Arrived], transaction: Transaction
     ) -> tuple[list[Probed], dict[str, int]]:
         """Write all but the files that cannot be read, in spite of a sound footer; they are refused as well."""
-        probed, read_through = intake.probe(self.spark, self.lake, files), False
+        base = delta.version_before(self.lake, self.lake.silver(self.dataset.name), transaction)
+        probed, read_through = self.judge.probe(files, base), False
         while True:
             try:
                 return probed, self._write(probed, transaction)
@@ -90,7 +91,7 @@ class Promotion:
                     raise
                 failed, known = _FAILED_FILE.search(str(error)), probed
                 if not read_through:
-                    probed, read_through = intake.probe(self.spark, self.lake, files, thorough=True), True
+                    probed, read_through = self.judge.probe(files, base, thorough=True), True
                     if failed or probed != known:
                         continue
                 if failed is None:

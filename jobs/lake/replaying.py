@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.lake import delta, drift, intake, ledger, quarantine
+from jobs.lake import delta, drift, ledger, quarantine
 from jobs.lake.checkpoint import arrived
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
@@ -156,11 +156,11 @@ class Replay:
     def _judge(self, names: Sequence[str], base: int | None) -> tuple[list[Probed], Judged | None]:
         """Probe the files of a batch and judge their selected rows; None if no file can be read."""
         files = sorted(arrived(self.lake, names), key=lambda f: (f.modified, f.path))
-        probed = intake.probe(self.spark, self.lake, files, thorough=True)
+        judge = Judge(self.spark, self.lake, self.dataset, self.thresholds, self.bounds)
+        probed = judge.probe(files, base, thorough=True)
         readable = [p for p in probed if not p.error and p.rows]
         if not readable:
             return probed, None
-        judge = Judge(self.spark, self.lake, self.dataset, self.thresholds, self.bounds)
         return probed, judge.judge(readable, base, self._wanted(names))
 
     def _wanted(self, names: Sequence[str]) -> Any:
