@@ -51,7 +51,7 @@ REFUSALS = {
     "unknown_value": "none of the values the column may have",
     "unparsable": "a message that is not one whole JSON object",
     "unparsable_line": "a line of a source file that is no row; `source_row` is its number, from 1",
-    "unreadable_file": "the whole file: empty, torn, or not Parquet; `row` is null",
+    "unreadable_file": "the whole file: empty, torn, no Parquet, or of columns that silver cannot take; `row` is null",
     "wrong_type": "a value that the column's type cannot hold",
 }
 

@@ -20,6 +20,7 @@ from jobs.lake.sources import Parsed, SourceFile
 from jobs.lake.tables import UNDECODABLE, Dataset, Decode, Ingest, column
 
 Range = tuple[float, float]
+_SHOWN = 200
 
 
 class DeviceSettings(BaseModel):
@@ -96,23 +97,34 @@ def decode(rows: DataFrame, versions: Sequence[Version] = VERSIONS) -> DataFrame
         return messages.decode(payloads, COMMON, versions)
 
     message = arrow_udf(read, kind)  # type: ignore[call-overload]  # its stub forgets structs
-    unparsable = F.when(~F.col("is_object"), F.lit("unparsable payload: not one JSON object"))
+    unparsable = F.when(~F.col("_message")["is_object"], F.lit("unparsable payload: not one JSON object"))
     unknown = F.when(F.col("schema_version").isNull(), F.lit("unknown_schema payload: the fields of no known version"))
+    # Arithmetic fails with an instant that no calendar has, and so would whoever reads quarantine.
+    possible = F.year("arrived_at").between(1, 9999)
+    odd = F.when(~possible, F.lit("out_of_range arrived_at: not within the years 1 to 9999"))
+    arrived = F.coalesce(F.when(possible, F.col("arrived_at")), "_arrived_at")
     return (
         rows.withColumn("_message", message("payload"))
-        .withColumns({name: F.col("_message")[name] for name in kind.names})
-        .withColumns(
-            {"_arrived_at": F.coalesce("arrived_at", "_arrived_at"), UNDECODABLE: F.coalesce(unparsable, unknown)}
-        )
-        .drop("_message", "is_object")
+        .withColumns({name: F.col("_message")[name] for name in kind.names if name != "is_object"})
+        .withColumns({"_arrived_at": arrived, UNDECODABLE: F.coalesce(unparsable, unknown, odd)})
+        .drop("_message")
     )
 
 
-def traits(version: int, extras: Sequence[str] | None) -> Iterator[tuple[str, str, str, str]]:
-    """What a make of message shows: its version, and each field that its version does not know."""
-    yield "payload", "version", "", f"V{version}"
-    for name in extras or ():
-        yield name, "added", "", "extras"
+def traits() -> Column:
+    """What a message shows of its make: its version, and each field that its version does not know."""
+
+    def trait(name: Column, kind: str, after: Column) -> Column:
+        return F.struct(
+            name.alias("column"), F.lit(kind).alias("kind"), F.lit("").alias("before"), after.alias("after")
+        )
+
+    version = trait(F.lit("payload"), "version", F.concat(F.lit("V"), F.col("schema_version")))
+    # A name may be as long as its message.
+    unknown = F.transform(
+        F.map_keys("extras"), lambda name: trait(F.substring(name, 1, _SHOWN), "added", F.lit("extras"))
+    )
+    return F.concat(F.array(version), F.coalesce(unknown, F.array()))
 
 
 def parse(file: SourceFile, _beside: Sequence[SourceFile]) -> Iterator[Parsed]:
@@ -154,7 +166,6 @@ DATASET = Dataset(
             ]
         ),
         rows=decode,
-        make={"version": "schema_version", "extras": "map_keys(extras)"},
         traits=traits,
     ),
     incidental=frozenset({"arrived_at"}),

@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.lake.errors import FileRefusedError
-from jobs.lake.sources import Parsed, Refused, SourceFile
+from jobs.lake.sources import MAX_COLUMNS, Parsed, Refused, SourceFile
 
 LINE_LIMIT: Final = 1 << 20
 BLOCK_ROWS: Final = 20_000
 BLOCK_BYTES: Final = 32 << 20
+_FEW_ROWS: Final = 100  # of Parquet at a time: each may be of any length
 PARTITION_BY: Final = ("year", "month", "day", "hour")
 
 SCHEMA: Final = pa.schema(
@@ -266,15 +267,35 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             raise _foreign(name, "it has two columns of one name")
-        for batch in file.iter_batches(batch_size=BLOCK_ROWS):
-            for row in batch.to_pylist():
+        if file.metadata.num_columns > MAX_COLUMNS:
+            raise _foreign(name, f"it has {file.metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are taken in")
+        for batch in file.iter_batches(batch_size=_FEW_ROWS):
+            for row in _rows(batch):
                 number += 1
                 try:
-                    yield _Message(number - 1, _dumps(_plain(row)))
+                    yield _Message(number - 1, _checked(_dumps(_plain(row))))
                 except _UnparsableError as why:
                     yield Refused(number, repr(row)[:_SHOWN], f"unparsable_line {why}")
     except pa.ArrowException as error:
         raise _foreign(name, f"it cannot be read as Parquet after row {number}: {error}", "fetch it again") from error
+
+
+def _rows(batch: pa.RecordBatch) -> list[Any]:
+    """The rows as Python has them; its error in the place of one with an instant that Python's calendar has not."""
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except OverflowError as error:
+        if batch.num_rows == 1:
+            return [error]
+        rows = [row for place in range(batch.num_rows) for row in _rows(batch.slice(place, 1))]
+    return rows
+
+
+def _checked(payload: str) -> str:
+    """A message that is no longer than a line may be."""
+    if len(payload.encode()) > LINE_LIMIT:
+        raise _UnparsableError(f"line: longer than {LINE_LIMIT} bytes")
+    return payload
 
 
 def _plain(value: Any) -> Any:
@@ -296,6 +317,8 @@ def _plain(value: Any) -> Any:
             return {name: _plain(item) for name, item in value.items() if item is not None}
         case list() | tuple():
             return [_plain(item) for item in value]
+        case OverflowError():
+            raise _UnparsableError(f"line: {value}")
     raise _UnparsableError(f"line: a value of type {type(value).__name__}")
 
 

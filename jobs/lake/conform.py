@@ -15,38 +15,37 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_type
 
 from jobs.lake import quality
+from jobs.lake.sources import MAX_COLUMNS
 
 _WIDTH: dict[type[T.DataType], int] = {T.ByteType: 8, T.ShortType: 16, T.IntegerType: 32, T.LongType: 64}
 _EXACT_IN: dict[type[T.DataType], int] = {T.FloatType: 24, T.DoubleType: 53}  # bits of the significand
+_MOST_DAYS = (2**63 - 1) // 86_400_000_000  # since the epoch: a long has no microseconds for a later day
 _NANOSECONDS = "nanoseconds"
 _INF = float("inf")
 
 RESERVED = frozenset(
     f"_{name}"
     for name in (
-        *(
-            "row",
-            "arrival",
-            "arrived_at",
-            "source_file",
-            "source_row",
-            "uri",
-            "order",
-            "metadata",
-            "entity",
-            "event_time",
-        ),
-        *("misfit", "misfits", "refused", "verdict", "why", "implausible", "undecodable", "traits"),
+        *("metadata", "tmp_metadata_row_index"),  # Spark's
+        *("row", "arrival", "arrived_at", "source_file", "source_row", "uri", "order"),
+        *("misfit", "misfits", "refused", "verdict", "why", "implausible", "undecodable", "entity", "event_time"),
+        *("wanted", "message", "odd"),
     )
 )
-"""Names of columns that a promotion adds to those of a file, or that Spark does."""
+"""Every column that a promotion or a dataset adds to those of a file, or that Spark does: no file may bring one."""
 
-_UNHOLDABLE = re.compile(r"[ ,;{}()\n\t=.`]")  # what Delta refuses in a name, and what Spark reads as syntax
+_REFUSED = r" ,;{}()\n\t="  # by Delta, in a name at any depth
+_WITHIN = re.compile(f"[{_REFUSED}]")
+_UNHOLDABLE = re.compile(f"[{_REFUSED}.`*]")  # or what Spark reads as syntax
 _NO_DECIMAL = "fFdDxX"  # 1.5f, 1.5d and 0x1p3 are numbers to Java
 _NOT_FINITE = r"(?i)\A\s*[+-]?(nan|inf(inity)?)\s*\z"
 # Seconds, milli-, micro- or nanoseconds of the years 2001 to 2286: other lengths may be years or dates like 20260101.
 _EPOCH = r"\A\s*[0-9]{10}([0-9]{3}){0,3}(\.[0-9]+)?\s*\z"
 _DATE_FIRST = r"\A\s*[0-9]{4,6}-[0-9]{1,2}-[0-9]"
+
+
+MOST_DRIFT = MAX_COLUMNS
+"""Differences of one batch that are recorded: all that a single file can bring."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Drift:
 
     Attributes:
         column: The column, as silver names it.
-        kind: ``added``, ``retyped``, ``missing`` or ``renamed``.
+        kind: ``added``, ``retyped``, ``missing`` or ``renamed``; of messages, ``version``.
         before: What silver declares.
         after: What the file has.
     """
@@ -77,11 +76,12 @@ def spark_schema(schema: pa.Schema) -> T.StructType:
     fields = []
     names: dict[str, str] = {}
     for field in schema:
-        if field.name in RESERVED or field.name.startswith("_path_") or not field.name:
-            raise TypeError(f"a column is named '{field.name}', which the promotion keeps for itself")
-        if (folded := _folded(field.name)) in names:
-            raise TypeError(f"columns {names[folded]} and {field.name} would be one in silver")
-        names[folded] = field.name
+        name = folded(field.name)
+        if name in RESERVED or name.startswith("_path_") or not name:
+            raise TypeError(f"a column is named '{field.name}': the promotion keeps '{name}' for itself")
+        if name in names:
+            raise TypeError(f"columns {names[name]} and {field.name} would be one in silver")
+        names[name] = field.name
         metadata = {}
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         if not _is_storable(kind):
@@ -103,13 +103,21 @@ def spark_schema(schema: pa.Schema) -> T.StructType:
 def _is_storable(kind: pa.DataType) -> bool:
     """Whether Spark reads a type and Delta holds it; what only the top level can have is converted there."""
     nested = pa.types.is_nested(kind)
-    return not any(
+    return _is_nameable(kind) and not any(
         pa.types.is_time(leaf)
         or pa.types.is_duration(leaf)
         or (pa.types.is_decimal(leaf) and leaf.precision > 38)
         or (nested and pa.types.is_null(leaf))
         or (nested and pa.types.is_timestamp(leaf) and (leaf.unit == "ns" or leaf.tz is None))
         for leaf in _leaves(kind)
+    )
+
+
+def _is_nameable(kind: pa.DataType) -> bool:
+    """Whether Delta holds the names within a type, and Spark can tell them from each other."""
+    within = [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+    return len({folded(field.name) for field in within}) == len(within) and all(
+        not _WITHIN.search(field.name) and _is_nameable(field.type) for field in within
     )
 
 
@@ -133,11 +141,11 @@ _UNSIGNED: dict[pa.DataType, T.DataType] = {
 
 def match_names(arrived: Sequence[str], declared: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
     """Declared name -> arrived name: the same spelling first, then without case, then a declared alias."""
-    folded = {_folded(name): name for name in reversed(arrived)}
+    spelled = {folded(name): name for name in reversed(arrived)}
     matched = {}
     for name in declared:
-        spellings = [_folded(name), *(_folded(a) for a, of in aliases.items() if of == name)]
-        found = name if name in arrived else next((folded[s] for s in spellings if s in folded), None)
+        spellings = [folded(name), *(folded(a) for a, of in aliases.items() if of == name)]
+        found = name if name in arrived else next((spelled[s] for s in spellings if s in spelled), None)
         if found is not None:
             matched[name] = found
     return matched
@@ -158,9 +166,22 @@ def _held_as(field: T.StructField) -> T.DataType:
     return T.TimestampType() if is_instant else field.dataType
 
 
-def _folded(name: str) -> str:
-    """What is the same for two spellings of a name that silver cannot tell apart."""
-    return _UNHOLDABLE.sub("_", name).casefold()
+def folded(name: str) -> str:
+    """What is the same for two spellings of a name that silver, or Spark, cannot tell apart."""
+    # To Java, Turkish has no i's of its own.
+    return _UNHOLDABLE.sub("_", name).upper().replace("\u0130", "I").casefold()
+
+
+def leaves(kind: T.DataType) -> int:
+    """How many columns a type takes in Parquet, which has one for each value within."""
+    match kind:
+        case T.StructType():
+            return sum(leaves(field.dataType) for field in kind)
+        case T.ArrayType():
+            return leaves(kind.elementType)
+        case T.MapType():
+            return leaves(kind.keyType) + leaves(kind.valueType)
+    return 1
 
 
 def quoted(name: str) -> str:
@@ -233,8 +254,10 @@ def convert(raw: Column, kind: T.DataType, to: T.DataType, *, nanoseconds: bool 
     if isinstance(to, T.StringType) and isinstance(kind, T.AtomicType) and not isinstance(kind, T.BinaryType):
         return raw.cast(to), True
     if isinstance(to, T.TimestampType):
-        if isinstance(kind, T.TimestampNTZType | T.DateType):
+        if isinstance(kind, T.TimestampNTZType):
             return raw.cast(to), True
+        if isinstance(kind, T.DateType):
+            return F.when(F.unix_date(raw).between(-_MOST_DAYS, _MOST_DAYS), raw.cast(to)), False
         return (_from_epoch(raw, kind), False) if isinstance(kind, T.NumericType) else (_null(to), False)
     if isinstance(kind, T.NumericType) and isinstance(to, T.NumericType):
         return _convert_number(raw, kind, to)
@@ -286,7 +309,7 @@ def _from_epoch(raw: Column, kind: T.NumericType) -> Column:
     Each unit's range covers the years 1973 to 5138, which the next one's does not overlap.
     """
     size = F.abs(raw.cast("double"))
-    if isinstance(kind, T.FloatType | T.DoubleType):
+    if isinstance(kind, T.FloatType | T.DoubleType) or (isinstance(kind, T.DecimalType) and kind.scale):
         scale = F.when(size < 1e11, 1e6).when(size < 1e14, 1e3).when(size < 1e17, 1.0).otherwise(1e-3)
         return F.timestamp_micros(F.rint(raw * scale).try_cast("long"))
     whole = raw.try_cast("long")

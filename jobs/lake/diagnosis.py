@@ -16,6 +16,8 @@ _REFUSED = re.compile(
     r"Request ID: [^)]*\):(\w+)|ExceptionName: (\w+)|<Code>(\w+)</Code>|AWS Error (?!UNKNOWN|NETWORK)([A-Z_]+)"
 )
 _WHERE = re.compile(r"s3a?://[^\s'\",;)\]]+[^\s'\",;)\].:]")
+# Of files and columns, as Spark and Hadoop write them down: what they are called says nothing of what went wrong.
+_NAMES = re.compile(r"`(?:[^`]|``)*`|\b[Cc]olumn:? \[[^]]*\]|(?:\b(?:s3a?|file):|(?<!\S)/)\S+")
 
 _CALLED_OFF = re.compile(r"cancelled as part of cancellation of all jobs")
 
@@ -51,7 +53,8 @@ _MACHINE = (
     ),
     (
         re.compile(
-            r"Connection refused|Connection reset|error sending request|timed? ?out|UnknownHost|AWS Error NETWORK",
+            r"Connection refused|Connection reset|error sending request|UnknownHostException|AWS Error NETWORK"
+            r"|\btimed out\b|TimeoutException|timeout (was reached|waiting|on endpoint)|(gateway|request) time-?out",
             re.I,
         ),
         "a server does not answer, or hung up",
@@ -87,7 +90,7 @@ def shortened(error: object) -> str:
 
 def is_called_off(error: Exception) -> bool:
     """Whether Spark gave up what it did because it was told to."""
-    return _CALLED_OFF.search(str(error)) is not None
+    return _CALLED_OFF.search(_NAMES.sub("", str(error))) is not None
 
 
 def _by_worker(text: str) -> LakehouseError | None:
@@ -98,7 +101,7 @@ def _by_worker(text: str) -> LakehouseError | None:
 
 def _by_store(text: str, lake: str) -> MachineError | None:
     """What S3 refused, in our own words: a server's may echo a secret."""
-    found = _REFUSED.search(text)
+    found = _REFUSED.search(_NAMES.sub("", text))
     if not found:
         return None
     code = next(filter(None, found.groups()))
@@ -113,6 +116,7 @@ def _by_store(text: str, lake: str) -> MachineError | None:
 
 
 def _by_machine(text: str) -> MachineError | None:
+    text = _NAMES.sub("", text)
     for pattern, what, why, remedy in _MACHINE:
         if pattern.search(text):
             return MachineError(what, why=why, remedy=remedy)

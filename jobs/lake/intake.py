@@ -17,15 +17,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from jobs.lake.conform import Drift, conform, drift_of, extra_fields, match_names, quoted, spark_schema
+from jobs.lake.conform import MOST_DRIFT, Drift, conform, drift_of, extra_fields, match_names, quoted, spark_schema
 from jobs.lake.diagnosis import cause, shortened
 from jobs.lake.errors import StoreError
 from jobs.lake.layout import Lake, hive_values
 from jobs.lake.session import on_workers
+from jobs.lake.sources import MAX_COLUMNS
 from jobs.lake.tables import Dataset
 
 _BINARY_FILE = "path string, modificationTime timestamp, length long, content binary"
-_MAX_COLUMNS = 2_000  # of a file: each is one of silver's from then on, and planning takes longer with each
 _MAGIC = b"PAR1"
 _TAIL = 1 << 16  # bytes: holds the footer of nearly every file, so that one read does
 _BLOCK = 1 << 23
@@ -153,8 +153,8 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
         try:
             schema = pq.ParquetFile(pa.BufferReader(footer)).schema_arrow.remove_metadata()
             metadata = pq.read_metadata(pa.BufferReader(footer))
-            if metadata.num_columns > _MAX_COLUMNS:
-                raise ValueError(f"it has {metadata.num_columns:,} columns; at most {_MAX_COLUMNS:,} are taken in")
+            if metadata.num_columns > MAX_COLUMNS:
+                raise ValueError(f"it has {metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are taken in")
             if thorough:
                 for _ in pq.ParquetFile(source, page_checksum_verification=True).iter_batches():
                     pass
@@ -189,17 +189,19 @@ def _bounds(metadata: pq.FileMetaData) -> dict[str, tuple[Any, Any]]:
 def evolved_schema(declared: T.StructType, probed: Iterable[Probed], aliases: Mapping[str, str]) -> T.StructType:
     """``declared`` with the columns that arrived and are not declared, in the order of their first arrival."""
     schema = declared
-    for file in probed:
-        if file.schema is not None:
-            schema = T.StructType([*schema, *extra_fields(spark_schema(file.schema), schema, aliases)])
+    for arrived in dict.fromkeys(file.schema for file in probed if file.schema is not None):
+        schema = T.StructType([*schema, *extra_fields(spark_schema(arrived), schema, aliases)])
     return schema
 
 
 def find_drift(declared: T.StructType, probed: Iterable[Probed], lake: Lake, dataset: Dataset) -> dict[Drift, str]:
-    """Every difference between the files' schemas and silver's, with the first file that showed it."""
+    """Differences between the files' schemas and silver's, each with the first file that showed it.
+
+    More are not looked for once there are more than are recorded.
+    """
     found: dict[Drift, str] = {}
     for file in probed:
-        if file.schema is not None:
+        if file.schema is not None and len(found) <= MOST_DRIFT:
             relative = lake.relative(file.file.path)
             in_path = list(hive_values(relative))
             for drift in drift_of(spark_schema(file.schema), declared, dataset.aliases, in_path):

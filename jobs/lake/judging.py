@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import reduce
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Observation, SparkSession, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from jobs.lake import delta, intake, quality, rivals
 from jobs.lake.config import SilverSettings
-from jobs.lake.conform import MISFIT, MISFITS, Drift, conform
-from jobs.lake.intake import Probed
+from jobs.lake.conform import MISFIT, MISFITS, MOST_DRIFT, Drift, conform, folded, leaves
+from jobs.lake.intake import Arrived, Probed
 from jobs.lake.layout import Lake
+from jobs.lake.sources import MAX_COLUMNS
 from jobs.lake.tables import UNDECODABLE, Dataset, Decode
 
 _REFUSED, _WHY, _VERDICT = "_refused", "_why", "_verdict"
 _VERDICTS = ("fresh", "duplicate", "conflict", "implausible")
 _CONFLICT = "conflicting_duplicate key: another row with this key and other values came first"
-_MAX_MAKES = 1000
 _MANY = 250_000  # rows of a batch from which comparing all of them takes longer than finding those that need it
 
 REFUSAL: Mapping[str, str] = {
@@ -129,6 +131,31 @@ class Judge:
     thresholds: Any
     bounds: SilverSettings
 
+    def probe(self, files: Sequence[Arrived], base: int | None, *, thorough: bool = False) -> list[Probed]:
+        """Read the files' footers, and refuse each file with which silver would have too many columns.
+
+        Args:
+            files: Files in their order of arrival.
+            base: Version of silver; None if there is none yet.
+            thorough: Read the data pages as well.
+        """
+        declared = self.declared(base)
+        arrives, known = self.arrives(declared), set[pa.Schema]()
+        target = self._target(declared, arrives)
+        found = intake.probe(self.spark, self.lake, files, thorough=thorough)
+        for place, item in enumerate(found):
+            if not item.rows or item.schema in known:
+                continue
+            wider = intake.evolved_schema(arrives, [item], self.dataset.aliases)
+            columns = self._target(declared, wider)
+            if len(columns) > len(target) and (count := leaves(columns)) > MAX_COLUMNS:
+                error = f"silver would have {count:,} columns with it; at most {MAX_COLUMNS:,} are taken in"
+                found[place] = Probed(item.file, error=error)
+            else:
+                arrives, target = wider, columns
+                known.add(item.schema)
+        return found
+
     def judge(
         self,
         readable: Sequence[Probed],
@@ -144,8 +171,7 @@ class Judge:
         """
         declared = self.declared(base)
         arrives = intake.evolved_schema(self.arrives(declared), readable, self.dataset.aliases)
-        known = {*declared.names, *self.arrives(declared).names}
-        target = T.StructType([*declared, *(f for f in arrives if f.name not in known)])
+        target = self._target(declared, arrives)
         arrived = intake.read(self.spark, self.lake, self.dataset, readable, arrives)
         arrived = only(arrived) if only else arrived
         messages = arrived if self.dataset.decode else None
@@ -153,7 +179,7 @@ class Judge:
         checked = self._checked(arrived if kept is None else kept)
         keys = self._key_ranges(checked, readable) if base is not None else {}
         drift = intake.find_drift(self.arrives(declared), readable, self.lake, self.dataset)
-        drift |= _makes(checked, self.dataset.decode) if self.dataset.decode else {}
+        drift |= _shown(checked, self.dataset.decode) if self.dataset.decode else {}
 
         held = [] if base is None else [self._held(target, base, keys)]
         count = sum(p.rows for p in readable)
@@ -236,6 +262,11 @@ class Judge:
         """What is known of bronze's columns: they are silver's, unless it holds messages."""
         return self.dataset.decode.bronze if self.dataset.decode else declared
 
+    def _target(self, declared: T.StructType, arrives: T.StructType) -> T.StructType:
+        """The columns of silver: those that it has, and those that arrive and that no message has."""
+        known = {folded(name) for name in (*declared.names, *self.arrives(declared).names)}
+        return T.StructType([*declared, *(f for f in arrives if folded(f.name) not in known)])
+
     def _silver_at(self, version: int) -> DataFrame:
         path = self.lake.silver(self.dataset.name)
         return self.spark.read.format("delta").option("versionAsOf", version).load(path)
@@ -302,9 +333,8 @@ class Judge:
         """The part of silver that the rows could repeat, or stand beside."""
         held, how = self._silver_at(base), self.dataset.neighbours
         for name, (low, high) in keys.items():
-            reach = how.reach if how and how.time == name else None
-            least, most = (F.lit(low), F.lit(high)) if reach is None else (F.lit(low - reach), F.lit(high + reach))
-            held = held.where(F.col(name).between(least, most))
+            least, most = _around(low, high, how.reach) if how and how.time == name else (low, high)
+            held = held.where(F.col(name).between(F.lit(least), F.lit(most)))
         columns = [
             (F.col(f.name) if f.name in held.columns else F.lit(None).cast(f.dataType)).alias(f.name) for f in target
         ]
@@ -318,6 +348,12 @@ class Judge:
         found = checked.where(f"NOT {_REFUSED}").agg(*ends).first()
         assert found is not None
         return {name: (found[f"min_{name}"], found[f"max_{name}"]) for name in self.dataset.key}
+
+
+def _around(low: datetime, high: datetime, reach: timedelta) -> tuple[datetime, datetime]:
+    """A span of time made wider on both sides, as far as Python's calendar goes: rows at its ends are yet to refuse."""
+    first, last = (end.replace(tzinfo=low.tzinfo) for end in (datetime.min, datetime.max))
+    return max(low, first + reach) - reach, min(high, last - reach) + reach
 
 
 def _told(valid: DataFrame, ranked: DataFrame) -> DataFrame:
@@ -339,19 +375,16 @@ def _rows_of_key(together: Sequence[str], rest: Sequence[str]) -> WindowSpec:
     return partition.orderBy(*rest).rangeBetween(Window.currentRow, Window.currentRow) if rest else partition
 
 
-def _makes(checked: DataFrame, decode: Decode) -> dict[Drift, str]:
-    """What the messages of a batch show of their make, with the first file that showed it."""
-    makes = [F.expr(text).alias(name) for name, text in decode.make.items()]
+def _shown(checked: DataFrame, decode: Decode) -> dict[Drift, str]:
+    """What the messages of a batch show of their make, the first of it that arrived, each with its first file."""
     first = (
         checked.where(F.col(UNDECODABLE).isNull())
-        .groupBy(*makes)
-        .agg(F.min_by("_source_file", "_arrival").alias("_source_file"), F.min("_arrival").alias("_arrival"))
+        .select(F.explode(decode.traits()).alias("trait"), "_source_file", "_arrival")
+        .groupBy("trait")
+        .agg(F.min_by("_source_file", "_arrival").alias("file"), F.min("_arrival").alias("_arrival"))
     )
-    found: dict[Drift, str] = {}
-    for row in first.orderBy("_arrival").limit(_MAX_MAKES).collect():
-        for trait in decode.traits(*(row[name] for name in decode.make)):
-            found.setdefault(Drift(*trait), row["_source_file"])
-    return found
+    found = first.orderBy("_arrival", "trait").limit(MOST_DRIFT + 1).select("trait.*", "file").collect()
+    return {Drift(*trait): file for *trait, file in found}
 
 
 def comparable(field: T.StructField) -> Column:

@@ -13,7 +13,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.lake import delta, diagnosis, drift, intake, intents, ledger, quarantine
+from jobs.lake import delta, diagnosis, drift, intents, ledger, quarantine
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import MachineError
@@ -107,20 +107,21 @@ class Promotion:
         self, files: Sequence[Arrived], transaction: Transaction, begun: Intent | None
     ) -> tuple[list[Probed], dict[str, int]]:
         """Write all but the files that cannot be read, in spite of a sound footer; they are refused as well."""
-        probed, read_through = intake.probe(self.spark, self.lake, files), False
+        base = delta.version_before(self.lake, self.lake.silver(self.dataset.name), transaction)
+        probed, read_through = self.judge.probe(files, base), False
         while True:
             if begun:
                 probed = begun.applied(self.lake, probed)
             else:
                 intents.write(self.lake, "silver", self.dataset.name, self._intent(probed, transaction))
             try:
-                return probed, self._write(probed, transaction)
+                return probed, self._write(probed, transaction, base)
             except (PySparkException, Py4JJavaError) as error:  # PySpark translates only some of its own
                 if isinstance(diagnosis.told(error), MachineError):
                     raise
                 failed, known = _FAILED_FILE.search(str(error)), probed
                 if not read_through:
-                    probed, read_through = intake.probe(self.spark, self.lake, files, thorough=True), True
+                    probed, read_through = self.judge.probe(files, base, thorough=True), True
                     if failed or probed != known:
                         continue
                 if failed is None:
@@ -135,7 +136,7 @@ class Promotion:
     def _intent(self, probed: Sequence[Probed], transaction: Transaction) -> Intent:
         return Intent(transaction, self.thresholds.model_dump(mode="json"), intents.refused(self.lake, probed))
 
-    def _write(self, probed: Sequence[Probed], transaction: Transaction) -> dict[str, int]:
+    def _write(self, probed: Sequence[Probed], transaction: Transaction, base: int | None) -> dict[str, int]:
         """Write silver, quarantine and drift; return the counts for the books."""
         readable = [p for p in probed if not p.error and p.rows]
         refused = quarantine.files(self.spark, self.lake, probed)
@@ -143,7 +144,6 @@ class Promotion:
         with ExitStack() as stack:
             if readable:
                 silver = self.lake.silver(self.dataset.name)
-                base = delta.version_before(self.lake, silver, transaction)
                 judged = stack.enter_context(closing(self.judge.judge(readable, base)))
                 drift.record(self.lake, self.dataset.name, judged.drift, transaction)
                 is_new = delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.lake import delta, drift, intake, intents, ledger, quarantine
+from jobs.lake import delta, drift, intents, ledger, quarantine
 from jobs.lake.checkpoint import arrived
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
@@ -84,8 +84,9 @@ class Replay:
         """How many rows would be tried, would pass, repeat what is there, or stay; nothing is written."""
         totals = dict.fromkeys(("tried", "pass", "duplicates", "stay", "files_stay"), 0)
         for names in self._batches():
-            probed = self._probe(names)
-            judged = self._judge(probed, names, self._version(), delta.latest_version(self.lake, self._silver))
+            base = delta.latest_version(self.lake, self._silver)
+            probed = self._probe(names, base)
+            judged = self._judged(probed, names, self._version(), base)
             totals["files_stay"] += sum(bool(p.error) for p in probed)
             if judged is not None:
                 judged.fresh().write.format("noop").mode("overwrite").save()
@@ -135,13 +136,14 @@ class Replay:
         """Try what an intent says; if that was begun before, its files are taken as they were then."""
         batch, transaction = ledger.Batch(self.run_id, "replay", self.dataset.name), intent.transaction
         names, version = intent.details["files"], intent.details["version"]
-        probed = self._probe(names)
+        base = delta.version_before(self.lake, self._silver, transaction)
+        probed = self._probe(names, base)
         if begun:
             probed = intent.applied(self.lake, probed)
         else:
             intent = replace(intent, refused=intents.refused(self.lake, probed))
             intents.write(self.lake, "replay", self.dataset.name, intent)
-        judged = self._judge(probed, names, version, delta.version_before(self.lake, self._silver, transaction))
+        judged = self._judged(probed, names, version, base)
         counts = dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
         if judged is not None:
             drift.record(self.lake, self.dataset.name, judged.drift, transaction)
@@ -184,19 +186,20 @@ class Replay:
         for start in range(0, len(names), size):
             yield names[start : start + size]
 
-    def _probe(self, names: Sequence[str]) -> list[Probed]:
+    def _probe(self, names: Sequence[str], base: int | None) -> list[Probed]:
         files = sorted(arrived(self.lake, names), key=lambda f: (f.modified, f.path))
-        return intake.probe(self.spark, self.lake, files, thorough=True)
+        return self._judge.probe(files, base, thorough=True)
 
-    def _judge(
+    def _judged(
         self, probed: Sequence[Probed], names: Sequence[str], version: int | None, base: int | None
     ) -> Judged | None:
         """Judge the rows of a batch that a version of quarantine has; None if no file can be read."""
         readable = [p for p in probed if not p.error and p.rows]
-        if not readable:
-            return None
-        judge = Judge(self.spark, self.lake, self.dataset, self.thresholds, self.bounds)
-        return judge.judge(readable, base, self._wanted(names, version))
+        return self._judge.judge(readable, base, self._wanted(names, version)) if readable else None
+
+    @property
+    def _judge(self) -> Judge:
+        return Judge(self.spark, self.lake, self.dataset, self.thresholds, self.bounds)
 
     def _wanted(self, names: Sequence[str], version: int | None) -> Any:
         """The rows of files that were refused whole, and the single rows of others."""

@@ -191,7 +191,10 @@ def _rivals(filesystem: pafs.FileSystem, group: Group, entity: str, rest: Sequen
         arrivals.append(np.full(table.num_rows, intake.HELD, np.int64))
     if any(column.null_count for table in keys for column in table.columns):
         return None
-    columns = [np.concatenate([_numbers(table[name]) for table in keys]) for name in rest]
+    try:
+        columns = [np.concatenate([_numbers(table[name]) for table in keys]) for name in rest]
+    except pa.ArrowInvalid:  # an instant that has no microseconds: Spark will name the file
+        return None
     arrival = np.concatenate(arrivals)
     order = np.lexsort((arrival, *reversed(columns)))
     same = np.logical_and.reduce([np.diff(column[order]) == 0 for column in columns])

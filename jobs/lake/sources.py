@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Final, NamedTuple, Protocol
 
 import pyarrow as pa
+
+MAX_COLUMNS: Final = 2_000
+"""Of a file, and of silver, which keeps each that ever arrived: planning takes longer with each, and memory."""
 
 
 @dataclass(frozen=True)

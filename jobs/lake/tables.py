@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -68,15 +68,13 @@ class Decode:
         bronze: Columns of bronze.
         rows: Rows of bronze -> the same rows with silver's columns, as text where a cast may fail; with
             :data:`UNDECODABLE` (text, ``code column: detail``, null for a good message).
-        make: Name -> expression in SQL over silver's columns: what messages of the same make have in common.
-        traits: What the expressions found of a make -> what it shows: column, kind, before and after, as drift records
-            them.
+        traits: () -> column of what a row shows of its message's make: an array of ``column``, ``kind``, ``before`` and
+            ``after``, as drift records them.
     """
 
     bronze: StructType
     rows: Callable[[DataFrame], DataFrame]
-    make: Mapping[str, str]
-    traits: Callable[..., Iterable[tuple[str, str, str, str]]]
+    traits: Callable[[], Column]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.datasets import devices
 from jobs.datasets.messages import Version
+from jobs.lake import drift, judging
 from jobs.lake.cli import Context
 from jobs.lake.tables import UNDECODABLE
 from tests.lake.conftest import Floor, counts
@@ -155,6 +156,43 @@ def test_promote__every_field_that_no_version_knows_is_drift(feed: Floor):
         ("payload", "version", "", "V2"),
         ("readings.co2", "added", "", "extras"),
     ]
+
+
+def test_promote__of_a_batch_no_more_drift_is_shown_than_can_be_looked_at(feed: Floor, monkeypatch: pytest.MonkeyPatch):
+    """A producer that gives each message a field of its own."""
+    for module in (judging, drift):
+        monkeypatch.setattr(module, "MOST_DRIFT", 3)
+    sent = [{**V1, "device_id": f"d-{n}", f"{n}" * 300: 1} for n in range(6)]
+    assert counts(feed.promote(feed.put("a.parquet", messages(*sent)))) == (6, 6, 0, 0)
+    assert sorted((r["column"], r["kind"], r["after"]) for r in feed.rows("ops/drift")) == [
+        ("(any)", "more", "more than 2,000 in one batch"),
+        ("0" * 200, "added", "extras"),
+        ("1" * 200, "added", "extras"),
+        ("payload", "version", "V1"),
+    ]
+    assert [len(row["extras"][0][0]) for row in feed.silver] == [300] * 6
+
+
+def test_promote__an_arrival_that_no_calendar_has_is_refused(feed: Floor):
+    when = pa.array([2**63 - 1, 1_767_268_800_000_000, -(2**63)], pa.timestamp("us", "UTC"))
+    sent = messages(*({**V1, "device_id": f"d-{n}"} for n in range(3))).set_column(3, "arrived_at", when)
+    assert counts(feed.promote(feed.put("a.parquet", sent, minute=720))) == (3, 1, 0, 2)
+    reason = ["out_of_range arrived_at: not within the years 1 to 9999"]
+    assert feed.refused == [("a.parquet", 0, reason), ("a.parquet", 2, reason)]
+    assert [row["device_id"] for row in feed.silver] == ["d-1"]
+
+
+def test_promote__columns_beside_the_messages(feed: Floor):
+    """What a message says wins over a column that is called so; any other column is kept."""
+    beside = {"is_object": ["kept"], "Temperature": [99.0], "schema_version": [7]}
+    table = messages(V1)
+    for name, values in beside.items():
+        table = table.append_column(name, pa.array(values))
+    assert counts(feed.promote(feed.put("a.parquet", table))) == (1, 1, 0, 0)
+    assert counts(feed.promote(feed.put("b.parquet", table), number=1)) == (1, 0, 1, 0)
+    (row,) = feed.silver
+    assert (row["temperature"], row["schema_version"], row["is_object"]) == (21.5, 1, "kept")
+    assert "Temperature" not in row
 
 
 def test_decode__a_further_version_is_one_more(feed: Floor):

@@ -15,8 +15,10 @@ from pyspark.sql import functions as F
 
 from jobs.datasets.fleet import DATASET, STATUSES, FleetSettings, clean, jumps, rules
 from jobs.lake import quality
+from jobs.lake.cli import Context
 from sim import fleet as simulator
 from sim.faults import FaultParameters, dirty
+from tests.lake.conftest import Floor, counts
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 ARRIVED = START + timedelta(hours=1)
@@ -78,6 +80,25 @@ def test_rules__say_what_is_wrong_and_leave_the_rest(spark: SparkSession):
         "dancing": ["unknown_value status"],
         "two reasons": ["out_of_range latitude", "out_of_range battery_v"],
     }
+
+
+def test_promote__instants_that_stand_for_none_are_refused_row_by_row(lake: Context):
+    """The last second of SQL, the first of .NET: neighbours are looked for as far as the calendar goes."""
+    floor = Floor(lake, DATASET, FleetSettings())
+
+    def fixes(*times: datetime) -> pa.Table:
+        count = len(times)
+        when = pa.array(times, pa.timestamp("us", "UTC"))
+        place = {"latitude": [42.6] * count, "longitude": [-73.7] * count}
+        return pa.table({"robot_id": ["a"] * count, "event_time": when, **place})
+
+    first, second = (datetime(2026, 1, 1, 0, 0, seconds, tzinfo=UTC) for seconds in (0, 1))
+    floor.promote(floor.put("a.parquet", fixes(first)))
+    ends = [datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)]
+    entry = floor.promote(floor.put("b.parquet", fixes(first, *ends, second)), number=1)
+    assert counts(entry) == (4, 1, 1, 2)
+    reason = "out_of_range event_time: not within 2000-01-01 to 2100-01-01"
+    assert [(row, reasons[0]) for _, row, reasons in floor.refused] == [(1, reason), (2, reason)]
 
 
 def test_clean__trims_and_knows_empty_text(spark: SparkSession):

@@ -359,6 +359,40 @@ def test_parse__parquet_rows_that_are_no_text():
     assert refused == [(2, "{'a': b'\\xff', 'b': 2}", "unparsable_line line: not UTF-8 at byte 1")]
 
 
+def test_parse__parquet_rows_with_a_day_beyond_the_calendar():
+    days = pa.array([0, 2**31 - 1, 1], pa.int32()).cast(pa.date32())
+    rows, refused = read("a.parquet", parquet(pa.table({"n": [1, 2, 3], "day": days})))
+    assert rows["payload"].to_pylist() == ['{"n":1,"day":"1970-01-01"}', '{"n":3,"day":"1970-01-02"}']
+    assert [(number, reason.partition(":")[0]) for number, _, reason in refused] == [(2, "unparsable_line line")]
+
+
+def test_parse__parquet_rows_are_no_longer_than_a_line():
+    longest = "x" * (LINE_LIMIT - len('{"a":""}'))
+    rows, refused = read("a.parquet", parquet(pa.table({"a": ["y", longest, longest + "x", "ä" * (LINE_LIMIT // 2)]})))
+    assert [len(text) for text in rows["payload"].to_pylist()] == [9, LINE_LIMIT]
+    assert [number for number, _, _ in refused] == [3, 4]
+    assert refused[0][1:] == ("{'a': '" + "x" * 193, "unparsable_line line: longer than 1048576 bytes")
+
+
+def test_parse__long_rows_of_parquet_are_held_a_few_at_a_time():
+    content = parquet(pa.table({"a": pa.array(["x" * 200_000]).take(pa.array([0] * 1_000))}))
+    assert len(content) < 1_000_000
+    tracemalloc.start()
+    count = sum(batch.rows.num_rows for batch in parse(Memory("a.parquet", content), block_bytes=LINE_LIMIT))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 1_000
+    assert peak < 50_000_000
+
+
+def test_parse__parquet_of_too_many_columns_is_refused():
+    def wide(columns: int) -> bytes:
+        return parquet(pa.table({f"c{n}": [1] for n in range(columns)}))
+
+    assert len(json.loads(payloads("a.parquet", wide(2_000))[0])) == 2_000
+    assert "it has 2,001 columns; at most 2,000 are taken in" in refusal("a.parquet", wide(2_001))
+
+
 def test_parse__parquet_that_is_none():
     whole = parquet(pa.table({"a": list(range(1000))}))
     assert "cannot be read as Parquet" in refusal("a.parquet", whole[:-20])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,11 +12,19 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pyspark.sql import types as T
 
-from tests.lake.conftest import Floor
+from jobs.lake.tables import column
+from tests.lake.conftest import TOY, Floor
 
 ROWS = 4
-NAMES = ["id", "n", "value", "ID", "identifier", "extra", "a b", "Ümläut", ""]
+DATASET = replace(TOY, schema=T.StructType([*TOY.schema, column("at", T.TimestampType(), "When")]))
+NAMES = ["id", "n", "value", "ID", "identifier", "at", "extra", "a b", "Ümläut", "*", "a.*"]
+REFUSED = [
+    *("", " row", ".row", "_Row", " source_file", " arrived_at", " entity", " event_time", "_METADATA", " path_id"),
+    *("_odd", "_wanted", "_message"),
+]
+"""Names with which a file is refused."""
 VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.int8(): st.integers(-128, 127),
     pa.int32(): st.integers(-(2**31), 2**31 - 1),
@@ -59,6 +68,9 @@ def files(draw: st.DrawFn) -> bytes:
         ):
             drawn = draw(st.lists(values | st.none(), min_size=ROWS, max_size=ROWS))
             table.setdefault(name, pa.array(drawn, kind))
+        table.setdefault("at", draw(columns()))
+    if not draw(st.integers(0, 7)):
+        table[draw(st.sampled_from(REFUSED))] = draw(columns())
     out = io.BytesIO()
     pq.write_table(pa.table(table), out)
     return out.getvalue()
@@ -72,6 +84,7 @@ def files(draw: st.DrawFn) -> bytes:
 )
 @given(st.lists(files(), min_size=10, max_size=25))
 def test_promote__whatever_a_file_holds(floor: Floor, contents: list[bytes]):
+    floor.dataset = DATASET
     number, known, held = len(floor.rows("ops/ledger")), len(silver(floor)), len(floor.refused)
     arrived = [floor.put(f"{number}-{place}.parquet", content) for place, content in enumerate(contents)]
     entry = floor.promote(*arrived, number=number)

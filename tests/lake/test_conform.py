@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import struct
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -156,6 +159,8 @@ def test_convert__epoch_seconds_with_a_fraction(spark: SparkSession):
     fractions = [f / 10**6 for f in (10, 123456, 250000, 999999)]
     found = convert(spark, DOUBLE, TIME, [NEW_YEAR + f for f in fractions])
     assert found == [NEW_YEAR * 10**6 + round(f * 10**6) for f in fractions]
+    exact = [Decimal(NEW_YEAR) + Decimal(str(f)) for f in (0.25, 0.999999)]
+    assert convert(spark, T.DecimalType(20, 6), TIME, exact) == [NEW_YEAR * 10**6 + us for us in (250_000, 999_999)]
 
 
 def test_convert__epoch_that_is_no_instant(spark: SparkSession):
@@ -198,7 +203,18 @@ def test_convert__nanoseconds_are_no_number(spark: SparkSession):
 
 def test_convert__clock_without_a_zone_is_utc(spark: SparkSession):
     assert convert(spark, NTZ, TIME, [datetime(2026, 1, 1, 0, 0, 0, 7), None]) == [NEW_YEAR * 10**6 + 7, None]
-    assert convert(spark, DATE, TIME, [date(2026, 1, 1)]) == [NEW_YEAR * 10**6]
+    assert convert(spark, DATE, TIME, [date(2026, 1, 1), None]) == [NEW_YEAR * 10**6, None]
+
+
+def test_convert__a_day_that_no_instant_is_in(spark: SparkSession):
+    """Seconds that were called days, say: Spark has such a day, and a long has no microseconds for it."""
+    days = [0, 106_751_991, 106_751_992, NEW_YEAR, 2**31 - 1, -106_751_991, -106_751_992, -(2**31), None]
+    rows = spark.createDataFrame([(day,) for day in days], "n int").select(F.date_from_unix_date("n").alias("x"))
+    value, exact = conform.convert(F.col("x"), DATE, TIME)
+    found = [row[0] for row in rows.select(F.unix_micros(value)).collect()]
+    last = 106_751_991 * 86_400_000_000
+    assert found == [0, last, None, None, None, -last, None, None, None]
+    assert not exact
 
 
 @hypothesis_settings(max_examples=5, deadline=None)
@@ -242,8 +258,8 @@ def test_extra_fields__nanoseconds_become_an_instant():
 
 
 def test_extra_fields__a_name_that_delta_cannot_hold_is_mended():
-    arrived = spark_schema(pa.schema([("temp (°C)", pa.float32()), ("a.b", pa.int32()), ("c`d", pa.int32())]))
-    assert [f.name for f in extra_fields(arrived, T.StructType([]), {})] == ["temp__°C_", "a_b", "c_d"]
+    arrived = spark_schema(pa.schema([(name, pa.int32()) for name in ("temp (°C)", "a.b", "c`d", "e.*", "*")]))
+    assert [f.name for f in extra_fields(arrived, T.StructType([]), {})] == ["temp__°C_", "a_b", "c_d", "e__", "_"]
     assert match_names(["temp (°C)"], ["temp__°C_"], {}) == {"temp__°C_": "temp (°C)"}
 
 
@@ -279,6 +295,9 @@ def test_spark_schema__type(kind: pa.DataType, spark_type: T.DataType):
         pa.struct([("at", pa.timestamp("ns", "UTC"))]),
         pa.struct([("for", pa.duration("us"))]),
         pa.struct([]),
+        pa.struct([("a b", pa.int32())]),
+        pa.struct([("a", pa.int32()), ("A", pa.int32())]),
+        pa.map_(pa.string(), pa.list_(pa.struct([("a=b", pa.int32())]))),
     ],
     ids=str,
 )
@@ -287,15 +306,55 @@ def test_spark_schema__what_spark_or_delta_cannot_hold_is_refused_by_name(kind: 
         spark_schema(pa.schema([("ok", pa.int32()), ("odd", kind)]))
 
 
-@pytest.mark.parametrize("names", [("ax", "AX"), ("ax", "ax"), ("a b", "a_b")])
+@pytest.mark.parametrize(
+    "names",
+    [("ax", "AX"), ("ax", "ax"), ("a b", "a_b"), ("id", "\u0131d"), ("id", "\u0130d"), ("ks", "\u212a\u017f")],
+)
 def test_spark_schema__columns_that_silver_cannot_tell_apart_are_refused(names: tuple[str, str]):
     with pytest.raises(TypeError, match=f"{names[0]}.*{names[1]}"):
         spark_schema(pa.schema([(name, pa.int32()) for name in names]))
 
 
-def test_spark_schema__names_that_the_promotion_uses_are_refused():
-    with pytest.raises(TypeError, match="_source_row"):
-        spark_schema(pa.schema([("_source_row", pa.int32())]))
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("_source_row", "_source_row"),
+        ("_Row", "_row"),
+        ("_METADATA", "_metadata"),
+        (" row", "_row"),
+        (" source_file", "_source_file"),
+        (" arrived_at", "_arrived_at"),
+        (" entity", "_entity"),
+        (" Event_Time", "_event_time"),
+        (".row", "_row"),
+        ("=wanted", "_wanted"),
+        ("_odd", "_odd"),
+        ("_message", "_message"),
+        ("_tmp_metadata_row_index", "_tmp_metadata_row_index"),
+        ("_path_site", "_path_site"),
+        (" PATH site", "_path_site"),
+        ("", ""),
+    ],
+)
+def test_spark_schema__names_that_the_promotion_keeps_are_refused_however_they_are_spelled(name: str, kept: str):
+    with pytest.raises(TypeError, match=f"a column is named '{name}': the promotion keeps '{kept}' for itself"):
+        spark_schema(pa.schema([("ok", pa.int32()), (name, pa.int32())]))
+
+
+HANDLERS = ("conform", "intake", "judging", "quality", "quarantine", "replaying", "rivals", "tables")
+"""Modules of the lake that a file's columns pass through; they do through those of the datasets as well."""
+
+
+def test_reserved__has_every_column_that_is_added_to_those_of_a_file():
+    jobs = Path(conform.__file__).parents[1]
+    modules = [*(jobs / "lake" / f"{name}.py" for name in HANDLERS), *(jobs / "datasets").glob("*.py")]
+    texts = [node.value for path in modules for node in ast.walk(ast.parse(path.read_text())) if is_text(node)]
+    named = {found[0] for text in texts if (found := re.match(r"_[a-z][a-z_]*[a-z]\b", text))}
+    assert named | {"_tmp_metadata_row_index"} == conform.RESERVED
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 # --- conform --------------------------------------------------------------------------------------------------

@@ -84,6 +84,51 @@ def test_cause__never_in_a_servers_words(text: str, place: str, says: str):
     assert diagnosis.cause(RuntimeError(text), place) == says
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Caused by: java.net.SocketTimeoutException: Read timed out",
+        "java.util.concurrent.TimeoutException: Futures timed out after [300 seconds]",
+        "ConnectionPoolTimeoutException: Timeout waiting for connection from pool",
+        "AWS Error UNKNOWN: curlCode: 28, Timeout was reached",
+        'Read timeout on endpoint URL: "http://127.0.0.1:9/bucket"',
+        "Error performing GET: Server returned non-2xx status code: 504 Gateway Timeout",
+        "org.apache.hadoop.fs.s3a.AWSClientIOException: getFileStatus on s3a://b/x: Connection reset",
+    ],
+)
+def test_told__a_server_that_does_not_answer(text: str):
+    assert "a server does not answer" in diagnosis.told(RuntimeError(text)).what
+
+
+@pytest.mark.parametrize("name", ["timeouts", "TimeoutException", "UnknownHostException", "java.lang.OutOfMemoryError"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:///lake/fleet/{}.parquet. SQLSTATE",
+        "[FAILED_READ_FILE.NO_HINT] Encountered error while reading file s3a://b/lake/{}/a.parquet. SQLSTATE",
+        "java.io.IOException: cannot read /lake/bronze/fleet/{}.parquet: torn",
+    ],
+)
+def test_told__what_a_file_is_called_is_no_machines_fault(text: str, name: str):
+    assert diagnosis.told(RuntimeError(text.replace("{}", name))).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timeout_ms", "timed out", "No space left on device", "Errno 28", "Connection refused", "<Code>Gone</Code>"],
+)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column with name `{}` cannot be resolved. Did you mean `a``{}`?",
+        "Data type mismatches when reading Parquet column [{}]. Expected Spark type bigint, actual Parquet type INT96.",
+        "SchemaColumnConvertNotSupportedException: column: [{}], physicalType: INT96, logicalType: timestamp_ntz",
+    ],
+)
+def test_told__what_a_column_is_called_is_no_machines_fault(text: str, name: str):
+    assert diagnosis.told(RuntimeError(text.replace("{}", name))).exit_code == 4
+
+
 def test_told__what_a_worker_said():
     said = str(FileRefusedError("x.csv is refused", why="it is a picture", remedy="remove it"))
     error = diagnosis.told(RuntimeError(f"Traceback\nsim.errors.FileRefusedError: {said}\n\n\tat org.apache"))

@@ -14,9 +14,11 @@ from deltalake import DeltaTable
 from pyspark.sql import types as T
 
 from jobs.catalog import DATASETS
-from jobs.lake import delta, ledger, quality, quarantine
+from jobs.lake import delta, judging, ledger, quality, quarantine
 from jobs.lake.cli import Context
+from jobs.lake.conform import MOST_DRIFT, Drift
 from jobs.lake.delta import Transaction
+from jobs.lake.drift import record as drift_record
 from jobs.lake.errors import BooksError, DataError
 from jobs.lake.replaying import Replay, Selection
 from tests.lake.conftest import LIMITED, TOY, Floor, Limit, counts, killed_at
@@ -308,6 +310,39 @@ def test_promote__a_new_column_evolves_the_table(floor: Floor):
     ]
 
 
+def test_promote__silver_has_no_more_columns_than_can_be_handled(floor: Floor, monkeypatch: pytest.MonkeyPatch):
+    """A producer that names columns by the hour; three are declared, and here six are the most."""
+    monkeypatch.setattr(judging, "MAX_COLUMNS", 6)
+    hours = pa.struct([("h2", pa.int32()), ("h3", pa.int32())])
+    files = [
+        floor.put("a.parquet", toy(("a", 1, 1.0, 1, 1), h0=pa.int32(), h1=pa.int32())),
+        floor.put("b.parquet", toy(("a", 2, 1.0, {"h2": 1, "h3": 1}), later=hours)),
+        floor.put("c.parquet", toy(("a", 3, 1.0, 1), h4=pa.int32())),
+        floor.put("d.parquet", toy(("a", 4, 1.0, 1), H0=pa.int32())),
+    ]
+    first = floor.promote(*files)
+    assert counts(first) == (3, 3, 0, 0)
+    assert [*floor.silver[0]] == ["id", "n", "value", "h0", "h1", "h4"]
+    assert counts(floor.promote(*files)) == counts(first)
+    more = floor.put("e.parquet", toy(("a", 5, 1.0, 1), h5=pa.int32())), floor.put("f.parquet", toy(("a", 6, 1.0)))
+    assert counts(floor.promote(*more, number=1)) == (1, 1, 0, 0)
+    assert floor.refused == [
+        (name, None, [f"unreadable_file file: silver would have {count} columns with it; at most 6 are taken in"])
+        for name, count in (("b.parquet", 7), ("e.parquet", 7))
+    ]
+
+
+def test_record__of_a_batch_no_more_than_can_be_looked_at(floor: Floor):
+    lake, shown = floor.context.lake, [Drift(f"c{n}", "added", "", "int") for n in range(MOST_DRIFT + 5)]
+    for number in range(2):
+        drift_record(lake, "toy", dict.fromkeys(shown, "a.parquet"), Transaction("silver/toy/q", number))
+        recorded = drift(floor)
+        assert len(recorded) == 2_001
+        assert recorded[0] == ("(any)", "more", "", "more than 2,000 in one batch", "a.parquet")
+    drift_record(lake, "toy", dict.fromkeys(shown[-5:], "b.parquet"), Transaction("silver/toy/q", 2))
+    assert len(drift(floor)) == 2_006
+
+
 def test_promote__what_later_files_bring_for_a_new_column_must_fit_it(floor: Floor):
     files = [
         floor.put("a.parquet", toy(("a", 1, 1.0, 7), extra=pa.int32())),
@@ -356,6 +391,7 @@ def test_promote__columns_of_any_kind_and_name(floor: Floor):
         "category": pa.array(["x"]).dictionary_encode(),
         "void": pa.nulls(1),
         "_id": ["mongo"],
+        "*": [3],
     }
     refused: dict[str, Any] = {
         "time": pa.array([1], pa.time64("us")),
@@ -364,7 +400,11 @@ def test_promote__columns_of_any_kind_and_name(floor: Floor):
         "inner": pa.array([[1]], pa.list_(pa.timestamp("ns"))),
         "AX": [1],
         "_source_row": [1],
-        "_metadata": [1],
+        " event_time": [1],
+        " entity": ["a"],
+        "_Metadata": [1],
+        "\u0131d": ["dotless, and id to Java"],
+        "within": [{"a b": 1}],
     }
     base = {"id": ["a"], "value": [1.0], "ax": [1]}
     files = [floor.put("taken.parquet", {**base, "n": [0], **taken})]
@@ -374,7 +414,8 @@ def test_promote__columns_of_any_kind_and_name(floor: Floor):
     assert {name for name, _, _ in floor.refused} == {f"{name}.parquet" for name in refused}
     (row,) = floor.silver
     assert row["temp__°C_"] == 1.5
-    assert (row["a_b"], row["tick_s"], row["unsigned"], row["bytes"]) == (1, 2, 2**64 - 1, b"\x00\xff")
+    assert (row["a_b"], row["tick_s"], row["_"]) == (1, 2, 3)
+    assert (row["unsigned"], row["bytes"]) == (2**64 - 1, b"\x00\xff")
     assert row["nested"] == {"a": {"b": [1, None]}}
     assert row["naive"] == row["nanos"] == datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
     assert "void" not in row

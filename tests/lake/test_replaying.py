@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import replay
-from jobs.lake import ledger, quality, quarantine
+from jobs.lake import judging, ledger, quality, quarantine
 from jobs.lake.cli import Context
 from jobs.lake.errors import DataError, UsageError
 from jobs.lake.ledger import Entry
@@ -187,3 +187,14 @@ def test_since__is_an_instant():
     assert replay._instant("2026-01-31T01:00:00+01:00") == datetime(2026, 1, 31, tzinfo=UTC)
     with pytest.raises(UsageError, match="--since soon"):
         replay._instant("soon")
+
+
+def test_replay__a_file_that_brings_silver_too_many_columns_stays(floor: Floor, monkeypatch: pytest.MonkeyPatch):
+    floor.promote(floor.put("a.parquet", rows(1.0)))
+    monkeypatch.setattr(judging, "MAX_COLUMNS", 3)
+    floor.promote(floor.put("b.parquet", rows(2.0, first=1).append_column("extra", pa.array([1]))), number=1)
+    (entry,) = again(floor).replay()
+    assert (counts(entry), entry.files_quarantined, len(floor.silver)) == ((0, 0, 0, 0), 1, 1)
+    monkeypatch.undo()
+    (entry,) = again(floor).replay()
+    assert (counts(entry), entry.files_quarantined, len(floor.quarantine)) == ((1, 1, 0, 0), 0, 0)

@@ -63,6 +63,9 @@ def test_find__the_entity_in_the_path_and_a_column_of_another_name(lake: Context
     assert counts(floor.promote(*files)) == (5, 3, 2, 0)
     nanos = floor.put("sensor=a/3.parquet", pa.table({"t": pa.array(times, pa.timestamp("ns", "UTC")), "day": days}))
     assert found(floor, nanos) is None
+    wild = pa.array([0, 2**62], pa.timestamp("ms", "UTC"))
+    beyond = floor.put("sensor=b/4.parquet", pa.table({"t": wild, "day": days[:2]}))
+    assert found(floor, beyond) is None
 
 
 def test_alike__the_rows_whose_key_another_has(floor: Floor):
