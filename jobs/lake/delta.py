@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from operator import and_
@@ -45,17 +45,24 @@ class Transaction:
     """Names a write, so that repeating it after a crash changes nothing.
 
     Attributes:
-        application: Who writes; numbers count up per application.
+        application: Who writes, without spaces; numbers count up per application.
         number: Which write.
+        note: What its commit tells besides, for the books; no part of the name.
     """
 
     application: str
     number: int
+    note: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def tag(self) -> str:
-        """The write's mark in the table's history."""
+        """The write's name in one word."""
         return f"{self.application}/{self.number}"
+
+    @property
+    def mark(self) -> str:
+        """The write's mark in the table's history: its tag, and the note."""
+        return f"{self.tag} {json.dumps(self.note)}" if self.note else self.tag
 
 
 class Commit(NamedTuple):
@@ -154,6 +161,13 @@ def _recalled(lake: Lake, path: str, table: deltalake.DeltaTable, transaction: T
 def commit_of(table: deltalake.DeltaTable, transaction: Transaction) -> dict[str, Any] | None:
     """The commit that a write made, as the table's history has it; None if it is not, or no longer, there."""
     return next((c for c in table.history() if c.get("userMetadata") == transaction.tag), None)
+
+
+def transaction_of(commit: Mapping[str, Any]) -> Transaction:
+    """The write that made a commit, by its mark."""
+    tag, _, note = commit["userMetadata"].partition(" ")
+    application, _, number = tag.rpartition("/")
+    return Transaction(application, int(number), json.loads(note or "{}"))
 
 
 def first_day_kept(lake: Lake, path: str) -> date | None:
@@ -276,10 +290,7 @@ def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction)
 
 
 def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, only: str = "") -> None:
-    """Make the table, or replace all of it.
-
-    Delta would take a transaction that the table has for a repetition, and skip it: a rebuild of the same version is
-    written without one, and the table's progress stays what it was.
+    """Make the table, or replace all of it, once.
 
     Args:
         lake: The lake.
@@ -288,9 +299,7 @@ def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, 
         transaction: The write's name.
         only: A condition in SQL on the rows that are replaced, and that all new ones meet; empty for all.
     """
-    done = progress(lake, path, transaction.application)
-    repeated = done is not None and done >= transaction.number
-    writer = rows.write.format("delta").mode("overwrite") if repeated else _write(rows, "overwrite", transaction)
+    writer = _write(rows, "overwrite", transaction)
     # Delta refuses both at once.
     writer = writer.options(replaceWhere=only, mergeSchema=True) if only else writer.option("overwriteSchema", "true")
     persist(lake, lambda: writer.save(path), path)
@@ -302,7 +311,7 @@ def _write(rows: DataFrame, mode: str, transaction: Transaction) -> DataFrameWri
         .mode(mode)
         .option("txnAppId", transaction.application)
         .option("txnVersion", transaction.number)
-        .option("userMetadata", transaction.tag)
+        .option("userMetadata", transaction.mark)
     )
 
 
@@ -336,7 +345,7 @@ def upsert_in_time(
     time: str,
     transaction: Transaction,
     arrange: Callable[[DataFrame], DataFrame] = lambda rows: rows,
-) -> int:
+) -> None:
     """:func:`upsert` into a table whose key has a time, at a cost that does not grow with the table.
 
     MERGE has what it copies out of a file and what is new in one file. Where each write completes the last window of
@@ -352,9 +361,6 @@ def upsert_in_time(
         time: That of them which says when, an instant or a date.
         transaction: The write's name.
         arrange: Lays the rows out as files of the table.
-
-    Returns:
-        The number of new rows.
     """
     spark = rows.sparkSession
     rows.persist()
@@ -362,14 +368,15 @@ def upsert_in_time(
         hours = _by_hour(rows, time)
         touched = spans.joined([(begin, end) for _, begin, end in hours], near=_HOUR)
         within = spans.within(time, touched, rows.schema[time].dataType)
+        # Delta counts the rows that are written again with them as well.
+        noted = replace(transaction, note={**transaction.note, "rows_written": sum(count for count, _, _ in hours)})
 
         def write() -> None:
             held = spark.read.format("delta").load(path).where(within).join(rows, list(key), "left_anti")
             both = arrange(rows.unionByName(held, allowMissingColumns=True))
-            _write(both, "overwrite", transaction).options(replaceWhere=within, mergeSchema=True).save(path)
+            _write(both, "overwrite", noted).options(replaceWhere=within, mergeSchema=True).save(path)
 
         persist(lake, write, path)
-        return sum(count for count, _, _ in hours)
     finally:
         rows.unpersist()
 
@@ -382,10 +389,11 @@ def _by_hour(rows: DataFrame, time: str) -> list[tuple[int, int, int]]:
     return sorted(((count, begin, end) for _, count, begin, end in found.collect()), key=lambda hour: hour[1])
 
 
-def rows_changed(lake: Lake, path: str) -> int:
-    """Rows that the last commit wrote or replaced."""
-    table = open_table(lake, path)
-    metrics = table.history(1)[0].get("operationMetrics", {}) if table else {}
+def rows_changed(commit: Mapping[str, Any]) -> int:
+    """Rows that a commit wrote or replaced."""
+    note, metrics = transaction_of(commit).note, commit.get("operationMetrics", {})
+    if "rows_written" in note:
+        return note["rows_written"]
     if "numTargetRowsInserted" in metrics:
         return int(metrics["numTargetRowsInserted"]) + int(metrics["numTargetRowsUpdated"])
     return int(metrics.get("numOutputRows", 0))
@@ -397,7 +405,7 @@ def in_transaction(spark: SparkSession, transaction: Transaction) -> Iterator[No
     names = {
         "spark.databricks.delta.write.txnAppId": transaction.application,
         "spark.databricks.delta.write.txnVersion": str(transaction.number),
-        "spark.databricks.delta.commitInfo.userMetadata": transaction.tag,
+        "spark.databricks.delta.commitInfo.userMetadata": transaction.mark,
     }
     with configured(spark, names):
         yield

@@ -25,8 +25,9 @@ class Following:
     """Brings one gold table up to its silver.
 
     How far the table has come is in its own log: the number of its last transaction is the version of silver that
-    it reflects, so data and progress cannot part. The transaction's application names the settings; when they
-    change, the table is rebuilt.
+    it reflects, so data and progress cannot part. The transaction's application names the settings and the generation;
+    when the settings change, the table is rebuilt. A rebuild begins a generation, for Delta never forgets how far a
+    table had come by settings that it had before.
 
     Attributes:
         open_spark: Opens the session; to see what is pending none is needed.
@@ -69,13 +70,25 @@ class Following:
         """The tables whose new rows set it going, silver first."""
         return (self.silver, *(self.table.how.also if isinstance(self.table.how, Grouped) else ()))
 
+    @property
+    def _generations(self) -> str:
+        return f"gold/{self.table.name}/generation"
+
+    def _generation(self) -> int:
+        """How many times the table was begun anew."""
+        return delta.progress(self.lake, self.path, self._generations) or 0
+
     def application(self, source: str) -> str:
-        """The application of transactions that bring in a source: the table and a digest of what it depends on."""
+        """The application of transactions that bring in a source now.
+
+        It names the table, a digest of what it depends on, and the table's generation.
+        """
         inputs = self.table.how.inputs if isinstance(self.table.how, Grouped) else ()
         read = [name.removeprefix("gold/") for name in inputs if name.startswith("gold/")]
         texts = [self.all_settings[name].model_dump_json() for name in (self.table.name, *read)]
         digest = hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:12]
-        return f"gold/{self.table.name}/{digest}" + (f"/{source}" if source != self.silver else "")
+        other = f"/{source}" if source != self.silver else ""
+        return f"gold/{self.table.name}/{digest}/{self._generation()}{other}"
 
     def pending(self, *, rebuild: bool = False) -> list[AddedFile]:
         """The files whose rows the table does not reflect."""
@@ -111,6 +124,7 @@ class Following:
 
     def bring_up(self, *, rebuild: bool = False) -> Iterator[ledger.Entry]:
         """Compute what is pending, a transaction at a time."""
+        yield from self._book(datetime.now(UTC), 0.0)  # of a run that died before it could
         for source in self.followed:
             yield from self._follow(source, rebuild=rebuild and source == self.silver)
 
@@ -123,27 +137,53 @@ class Following:
         seen = {other: delta.latest_version(self.lake, self._place(other)) for other in others}
         for version, files in _batches(commits, self.bounds.max_bytes_per_batch):
             started, clock = datetime.now(UTC), time.monotonic()
-            transaction = Transaction(self.application(source), version)
-            written = self._bring_in(source, files, transaction, fresh=fresh)
+            if fresh:
+                self._begin_anew()
+            read = {"rows_read": sum(f.rows for f in files), "bytes_read": sum(f.bytes for f in files)}
+            transaction = Transaction(self.application(source), version, {"files": len(files), **read})
+            self._bring_in(source, files, transaction, fresh=fresh)
             if fresh:
                 self._reflect(seen)
             fresh = False
-            entry = ledger.Entry(
-                run_id=self.run_id,
-                stage="gold",
-                dataset=self.table.name,
-                batch_id=transaction.tag,
-                started_at=started,
-                seconds=round(time.monotonic() - clock, 3),
-                files=len(files),
-                rows_read=sum(f.rows for f in files),
-                rows_written=written,
-                bytes_read=sum(f.bytes for f in files),
-            )
-            # A rebuild has the transaction of the build it repeats, which the books have.
-            booked = Transaction(f"{transaction.application}/{self.run_id}", version) if rebuild else transaction
-            ledger.record(self.lake, [entry], booked)
-            yield entry
+            yield from self._book(started, time.monotonic() - clock)
+
+    def _begin_anew(self) -> None:
+        """Begin a generation: from now on the table, if there is one, reflects nothing."""
+        if delta.latest_version(self.lake, self.path) is not None:
+            nothing = self._input(f"gold/{self.table.name}").limit(0)
+            delta.append(self.lake, nothing, self.path, Transaction(self._generations, self._generation() + 1))
+
+    def _last_batch(self) -> Mapping[str, Any] | None:
+        """The last commit that brought rows of a source in, by whichever settings; None once the log forgot it."""
+        opened, marked = delta.open_table(self.lake, self.path), f"gold/{self.table.name}/"
+        # Nearly always it is the very last; to read the whole history takes a request for each commit.
+        found = (c for most in (1, 16, None) for c in (opened.history(most) if opened else []))
+        mine = (c for c in found if c.get("userMetadata", "").startswith(marked))
+        return next((c for c in mine if delta.transaction_of(c).note), None)
+
+    def _book(self, started: datetime, seconds: float) -> Iterator[ledger.Entry]:
+        """Book the last batch by what its commit tells, unless the books have it."""
+        commit = self._last_batch()
+        if commit is None:
+            return
+        transaction = delta.transaction_of(commit)
+        booked = delta.progress(self.lake, self.lake.ledger, transaction.application)
+        if booked is not None and booked >= transaction.number:
+            return
+        entry = ledger.Entry(
+            run_id=self.run_id,
+            stage="gold",
+            dataset=self.table.name,
+            batch_id=transaction.tag,
+            started_at=started,
+            seconds=round(seconds, 3),
+            files=transaction.note["files"],
+            rows_read=transaction.note["rows_read"],
+            rows_written=delta.rows_changed(commit),
+            bytes_read=transaction.note["bytes_read"],
+        )
+        ledger.record(self.lake, [entry], transaction)
+        yield entry
 
     def _reflect(self, seen: Mapping[str, int | None]) -> None:
         """Note that a table made anew reflects these versions of further sources as well."""
@@ -155,8 +195,8 @@ class Following:
     def _nothing(self, schema: StructType) -> DataFrame:
         return self.spark.createDataFrame([], schema)
 
-    def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> int:
-        """Compute what these files touch and write it; return the number of rows written."""
+    def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> None:
+        """Compute what these files touch and write it."""
         how, table = self.table.how, self.table
         if isinstance(how, Windowed):
             rows = self._windowed(how, files, transaction.number)
@@ -169,10 +209,9 @@ class Following:
             is_there = delta.latest_version(self.lake, self.path) is not None
             delta.overwrite(self.lake, self._arranged(rows), self.path, transaction, told if is_there else "")
         elif table.time:
-            return delta.upsert_in_time(self.lake, rows, self.path, table.key, table.time, transaction, self._arranged)
+            delta.upsert_in_time(self.lake, rows, self.path, table.key, table.time, transaction, self._arranged)
         else:
             delta.upsert(self.lake, self._arranged(rows), self.path, table.key, transaction)
-        return delta.rows_changed(self.lake, self.path)
 
     def _arranged(self, rows: DataFrame) -> DataFrame:
         """In the order of the key, in as few files as their size allows: a reader of one entity reads one place."""
@@ -194,7 +233,8 @@ class Following:
         size = -(-rows // (cores * max(rounds, 1)))  # so that the last round keeps all cores busy as well
         held = delta.whole_files(self.lake, self._place(self.silver), version)
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
-        return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks)
+        # Windows that new rows complete hold others as well: as many again are no reason to compute a task in parts.
+        return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks, 2 * self.bounds.rows_per_task)
 
     def _grouped(self, how: Grouped, source: str, files: Sequence[AddedFile]) -> DataFrame:
         schema = self._input(source).schema

@@ -1,7 +1,8 @@
-"""Spans of time, as conditions by which Delta leaves out files."""
+"""Spans of time: to look something up in them, or as conditions by which Delta leaves out files."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -29,6 +30,17 @@ def joined(spans: Sequence[Span], most: int = MOST, near: int = 0) -> list[Span]
     begins = [0, *(place + 1 for place in apart)]
     ends = [*apart, len(spans) - 1]
     return [(spans[first][0], spans[last][1]) for first, last in zip(begins, ends, strict=True) if spans]
+
+
+def first_after(spans: Sequence[Span], instant: int) -> Span | None:
+    """The first span that ends after an instant, in microseconds since 1970; None if there is none.
+
+    Args:
+        spans: In the order of their begin and of their end.
+        instant: The instant.
+    """
+    place = bisect_right(spans, instant, key=lambda span: span[1])
+    return spans[place] if place < len(spans) else None
 
 
 def within(name: str, spans: Sequence[Span], kind: DataType | None = None) -> str:

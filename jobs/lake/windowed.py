@@ -7,8 +7,9 @@ a task is told which files to read, for which entities and windows, and returns 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.lake.delta import AddedFile, may_hold, plain
 from jobs.lake.layout import Lake
 from jobs.lake.session import on_workers
+from jobs.lake.spans import Span, first_after
 from jobs.lake.tables import ALL, GoldTable, Windowed
 
 Range = tuple[int, int]
@@ -84,8 +86,7 @@ def _touch(filesystem: pafs.FileSystem, place: str, how: Windowed, window: tuple
             names = known.column(entity).dictionary.to_pylist() if entity else [ALL]
             codes = np.asarray(known.column(entity).indices) if entity else np.zeros(known.num_rows, np.int8)
             last = np.asarray(known.column(time).cast(pa.int64())) // hop
-            # Rows are in order nearly always, so runs of equal pairs shrink a window's rows to one.
-            starts = np.flatnonzero(np.r_[True, (codes[1:] != codes[:-1]) | (last[1:] != last[:-1])][: len(codes)])
+            starts = _begins(codes, last)
             counts = np.diff(np.r_[starts, len(codes)])
             for code in np.unique(codes[starts]):
                 mine = codes[starts] == code
@@ -96,6 +97,12 @@ def _touch(filesystem: pafs.FileSystem, place: str, how: Windowed, window: tuple
         Touched(place, name, rows[name], _runs(np.unique(np.concatenate(found)), reach))
         for name, found in numbers.items()
     ]
+
+
+def _begins(*columns: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Where runs of equal rows begin; rows are in order nearly always, so they shrink a window's rows to one."""
+    changed = reduce(np.logical_or, (column[1:] != column[:-1] for column in columns))
+    return np.flatnonzero(np.r_[True, changed][: len(columns[0])])
 
 
 def _runs(numbers: npt.NDArray[np.int64], reach: int) -> tuple[Range, ...]:
@@ -185,32 +192,39 @@ def _files_for(
     window: tuple[int, int],
 ) -> tuple[str, ...]:
     """Files to read: of those whose entities are known the ones that have any of these, of the others what may."""
-    start, end = _span(windows, window)
-    wanted: dict[str, tuple[Any, Any]] = {how.time: (start, end - 1)}
-    if how.entity is not None:
-        wanted[how.entity] = (min(windows), max(windows))
-    places = [lake.arrow_path(f.path) for f in held if may_hold(f, wanted)]
+    spans, wanted = _spans(windows, window), _entities(windows, how)
+    places = []
+    for file in held:
+        span = first_after(spans, plain(file.low.get(how.time, spans[0][0])))
+        if span is not None and may_hold(file, {how.time: (span[0], span[1] - 1), **wanted}):
+            places.append(lake.arrow_path(file.path))
     return tuple(p for p in places if p not in entities_of or not entities_of[p].isdisjoint(windows))
 
 
-def _span(windows: Mapping[str, tuple[Range, ...]], window: tuple[int, int]) -> tuple[int, int]:
-    """Start of the earliest window and end of the latest, in microseconds since the epoch."""
+def _spans(windows: Mapping[str, tuple[Range, ...]], window: tuple[int, int]) -> list[Span]:
+    """Stretches of time that windows of any entity cover, in order."""
     length, hop = window
-    first, last = min(runs[0][0] for runs in windows.values()), max(runs[-1][1] for runs in windows.values())
-    return first * hop, last * hop + length
+    runs = merge_runs(run for of_entity in windows.values() for run in of_entity)
+    return [(first * hop, last * hop + length) for first, last in runs]
 
 
-def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, tasks: Sequence[Task]) -> DataFrame:
-    """Rows of a gold table, one Spark task per :class:`Task`."""
+def _entities(windows: Mapping[str, tuple[Range, ...]], how: Windowed) -> dict[str, tuple[str, str]]:
+    """The first and last of the entities, by their column; nothing where windows are of all together."""
+    return {} if how.entity is None else {how.entity: (min(windows), max(windows))}
+
+
+def compute(
+    spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, tasks: Sequence[Task], most: int
+) -> DataFrame:
+    """Rows of a gold table, one Spark task per :class:`Task`; no worker holds more than ``most`` rows of silver."""
     assert isinstance(table.how, Windowed)
     how, filesystem, window = table.how, lake.filesystem(), table.how.window(settings)
 
     def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column(0).to_pylist():
-                task = tasks[number]
-                rows = read_task(filesystem, task, how, window)
-                yield from how.kernel(rows, settings, task.windows).to_batches()
+                for part, rows in read_parts(filesystem, tasks[number], how, window, most):
+                    yield from how.kernel(rows, settings, part.windows).to_batches()
 
     numbers = spark.createDataFrame(
         spark.sparkContext.parallelize([(i,) for i in range(len(tasks))], len(tasks)), "n int"
@@ -218,72 +232,119 @@ def compute(spark: SparkSession, lake: Lake, table: GoldTable, settings: Any, ta
     return numbers.mapInArrow(work, table.schema)
 
 
+def read_parts(
+    filesystem: pafs.FileSystem, task: Task, how: Windowed, window: tuple[int, int], most: int
+) -> Iterator[tuple[Task, pa.Table]]:
+    """A task and its rows; in parts, as far as there are windows, where it has more than ``most`` rows.
+
+    Tasks are planned by new rows. How many rows silver has had in the same windows shows when they are read: one in a
+    hundred may be new where rows come out of quarantine.
+    """
+    halves, read, count = _halves(task), [], 0
+    for part in _read(filesystem, task, how, window):
+        read.append(part)
+        count += part.num_rows
+        if count > most and len(halves) > 1:
+            read.clear()
+            for half in halves:
+                yield from read_parts(filesystem, half, how, window, most)
+            return
+    yield task, pa.concat_tables(read)
+
+
+def _halves(task: Task) -> list[Task]:
+    """A task in two: its entities, or the windows of its only one; as it is if it has a single window."""
+    names = list(task.windows)
+    if len(names) > 1:
+        middle = len(names) // 2
+        parts = [{name: task.windows[name] for name in some} for some in (names[:middle], names[middle:])]
+    else:
+        parts = [{name: part} for name in names for part, _ in _split(task.windows[name], 2, 1)]
+    return [Task(task.files, part) for part in parts]
+
+
 def read_task(filesystem: pafs.FileSystem, task: Task, how: Windowed, window: tuple[int, int]) -> pa.Table:
-    """The rows that a task's windows can hold, in whatever order the files have; text comes as a dictionary.
+    """The rows that a task's windows can hold, in whatever order the files have; text comes as a dictionary."""
+    return pa.concat_tables(_read(filesystem, task, how, window))
+
+
+def _read(filesystem: pafs.FileSystem, task: Task, how: Windowed, window: tuple[int, int]) -> Iterator[pa.Table]:
+    """The rows of :func:`read_task`, row group by row group.
 
     Arrow's own scan copies every row that a filter lets through. Here whole runs of rows are kept, since silver has an
     entity's rows together and in order of time.
     """
     columns = [*how.place, *how.values]
-    return pa.concat_tables(
-        part
-        for place in task.files
-        for part in _read_file(filesystem, place, columns, how, task.windows, _span(task.windows, window))
-    )
+    spans, entities = _spans(task.windows, window), _entities(task.windows, how)
+    choose = _chooser(task.windows, how, window)
+    for place in task.files:
+        with filesystem.open_input_file(place) as source:
+            file = pq.ParquetFile(source, read_dictionary=columns, pre_buffer=True, page_checksum_verification=True)
+            yield file.schema_arrow.empty_table().select(columns)
+            for number in range(file.num_row_groups):
+                if not _may_have(file.metadata.row_group(number), how.time, spans, entities):
+                    continue
+                found = file.read_row_group(number, how.place, use_threads=False).combine_chunks()
+                wanted = choose(found)
+                if wanted.any():
+                    rest = file.read_row_group(number, how.values, use_threads=False).combine_chunks()
+                    for name in how.values:
+                        found = found.append_column(rest.schema.field(name), rest[name])
+                    yield _kept(found, wanted)
 
 
-def _read_file(
-    filesystem: pafs.FileSystem,
-    place: str,
-    columns: Sequence[str],
-    how: Windowed,
-    windows: Mapping[str, tuple[Range, ...]],
-    span: tuple[int, int],
-) -> Iterator[pa.Table]:
-    """The rows of one file that are of these entities and in this span, row group by row group."""
-    with filesystem.open_input_file(place) as source:
-        file = pq.ParquetFile(source, read_dictionary=columns, pre_buffer=True, page_checksum_verification=True)
-        yield file.schema_arrow.empty_table().select(columns)
-        for number in range(file.num_row_groups):
-            if not _may_have(file.metadata.row_group(number), how, windows, span):
-                continue
-            found = file.read_row_group(number, how.place, use_threads=False).combine_chunks()
-            wanted = _wanted(found, how, windows, span)
-            if wanted.any():
-                rest = file.read_row_group(number, how.values, use_threads=False).combine_chunks()
-                for name in how.values:
-                    found = found.append_column(rest.schema.field(name), rest[name])
-                yield _kept(found, wanted)
+def _chooser(
+    windows: Mapping[str, tuple[Range, ...]], how: Windowed, window: tuple[int, int]
+) -> Callable[[pa.Table], npt.NDArray[np.bool_]]:
+    """What tells which rows the windows of their own entity can hold.
 
+    Entity and window make one number, so that all runs are in one order and a row is looked up in it.
+    """
+    length, hop = window
+    reach = -(-length // hop) - 1  # later hops that a window lasts into
+    origin = min(runs[0][0] for runs in windows.values())
+    width = max(runs[-1][1] for runs in windows.values()) + reach + 1 - origin
+    starts = {name: order * width - origin for order, name in enumerate(windows)}
+    runs = [(starts[name] + first, starts[name] + last + reach) for name in windows for first, last in windows[name]]
+    firsts, lasts = np.array(runs, np.int64).T
 
-def _wanted(
-    rows: pa.Table, how: Windowed, windows: Mapping[str, tuple[Range, ...]], span: tuple[int, int]
-) -> npt.NDArray[np.bool_]:
-    """Which rows are of these entities and in this span."""
-    time = rows[how.time].cast(pa.int64()).to_numpy()
-    wanted: npt.NDArray[np.bool_] = (time >= span[0]) & (time < span[1])
-    if how.entity is not None and rows.num_rows:
-        entity = rows[how.entity].chunk(0)
-        named = np.array([name in windows for name in entity.dictionary.to_pylist()], np.bool_)
-        wanted &= named[entity.indices.to_numpy()]
-    return wanted
+    def choose(rows: pa.Table) -> npt.NDArray[np.bool_]:
+        number = rows[how.time].cast(pa.int64()).to_numpy() // hop
+        wanted: npt.NDArray[np.bool_] = (number >= origin) & (number < origin + width)
+        if how.entity is None:
+            number += starts[ALL]
+        elif rows.num_rows:
+            entity = rows[how.entity].chunk(0)
+            names, codes = entity.dictionary.to_pylist(), entity.indices.to_numpy()
+            wanted &= np.array([name in starts for name in names], np.bool_)[codes]
+            number += np.array([starts.get(name, 0) for name in names], np.int64)[codes]
+        begins = _begins(number)
+        found = number[begins]
+        inside = np.searchsorted(firsts, found, "right") > np.searchsorted(lasts, found)  # more have begun than ended
+        wanted &= np.repeat(inside, np.diff(begins, append=len(number)))
+        return wanted
+
+    return choose
 
 
 def _may_have(
-    group: pq.RowGroupMetaData, how: Windowed, windows: Mapping[str, tuple[Range, ...]], span: tuple[int, int]
+    group: pq.RowGroupMetaData, time: str, spans: Sequence[Span], entities: Mapping[str, tuple[str, str]]
 ) -> bool:
-    """Whether a row group's statistics leave room for rows of these entities in this span."""
-    wanted: dict[str, tuple[Any, Any]] = {how.time: (span[0], span[1] - 1)}
-    if how.entity is not None:
-        wanted[how.entity] = (min(windows), max(windows))
+    """Whether a row group's statistics leave room for rows of these entities in any of these spans."""
     for index in range(group.num_columns):
         column = group.column(index)
-        low, high = wanted.get(column.path_in_schema, (None, None))
-        found = column.statistics
-        if low is not None and found is not None and found.has_min_max:
-            smallest, largest = plain(found.min), plain(found.max)
-            if smallest > high or largest < low:
-                return False
+        name, found = column.path_in_schema, column.statistics
+        if found is None or not found.has_min_max:
+            continue
+        smallest, largest = plain(found.min), plain(found.max)
+        if name == time:
+            span = first_after(spans, smallest)
+            outside = span is None or largest < span[0]
+        else:
+            low, high = entities.get(name, (smallest, largest))
+            outside = smallest > high or largest < low
+        if outside:
+            return False
     return True
 
 

@@ -87,10 +87,25 @@ def test_overwrite__replaces_all_of_it(lake: Context, table: str):
     assert delta.progress(lake.lake, table, "again") == 0
 
 
-def test_overwrite__by_a_transaction_that_is_done_replaces_it_again(lake: Context, table: str):
-    delta.overwrite(lake.lake, numbers(lake, 8, 9), table, Transaction("app", 1))
+def test_overwrite__once_per_transaction(lake: Context, table: str):
+    before = content(table)
+    delta.overwrite(lake.lake, numbers(lake, 8, 9), table, Transaction("app", 2))
+    assert content(table) == before
+    delta.overwrite(lake.lake, numbers(lake, 8, 9), table, Transaction("app", 3))
     assert content(table) == [(8, 80), (9, 90)]
-    assert delta.progress(lake.lake, table, "app") == 2
+
+
+def last_commit(path: str) -> dict[str, Any]:
+    return DeltaTable(path).history(1)[0]
+
+
+def test_note__is_in_the_commit_and_no_part_of_the_name(lake: Context, table: str):
+    noted = Transaction("app/of/many", 3, {"files": 2})
+    delta.overwrite(lake.lake, numbers(lake, 1, 2), table, noted)
+    found = delta.transaction_of(last_commit(table))
+    assert (found, found.note, found.tag) == (Transaction("app/of/many", 3), {"files": 2}, "app/of/many/3")
+    delta.upsert(lake.lake, numbers(lake, 3, 3), table, ["id"], Transaction("app/of/many", 4))
+    assert delta.transaction_of(last_commit(table)).note == {}
 
 
 def test_progress_and_latest_version(lake: Context, table: str):
@@ -119,7 +134,7 @@ def test_upsert__replaces_and_inserts_once(lake: Context, table: str):
     rows = numbers(lake, 6, 7).withColumn("x", -F.col("x"))
     delta.upsert(lake.lake, rows, table, ["id"], Transaction("gold", 5))
     assert content(table)[-3:] == [(5, 50), (6, -60), (7, -70)]
-    assert delta.rows_changed(lake.lake, table) == 2
+    assert delta.rows_changed(last_commit(table)) == 2
     assert delta.progress(lake.lake, table, "gold") == 5
     version = delta.latest_version(lake.lake, table)
     delta.upsert(lake.lake, numbers(lake, 1, 9), table, ["id"], Transaction("gold", 5))
@@ -161,9 +176,9 @@ def hours(lake: Context) -> str:
     return path
 
 
-def upsert_in_time(rows: DataFrame, path: str, number: int, **how: Any) -> int:
+def upsert_in_time(rows: DataFrame, path: str, number: int, **how: Any) -> None:
     lake = Lake(str(Path(path).parents[1]))
-    return delta.upsert_in_time(lake, rows, path, ["name", "time"], "time", Transaction("gold", number), **how)
+    delta.upsert_in_time(lake, rows, path, ["name", "time"], "time", Transaction("gold", number), **how)
 
 
 def paths(context: Context, table: str) -> dict[int, str]:
@@ -174,11 +189,12 @@ def paths(context: Context, table: str) -> dict[int, str]:
 
 def test_upsert_in_time__replaces_and_inserts_once(lake: Context, hours: str):
     rows = minutes(lake, "a", 239, 250, 1)
-    assert upsert_in_time(rows, hours, 7) == 12
+    upsert_in_time(rows, hours, 7)
+    assert delta.rows_changed(last_commit(hours)) == 12
     expected = [("a", n, int(n >= 239)) for n in range(251)] + [("b", n, 0) for n in range(240)]
     assert timed(hours) == expected
     assert delta.progress(lake.lake, hours, "gold") == 7
-    assert DeltaTable(hours).history(1)[0]["userMetadata"] == "gold/7"
+    assert delta.transaction_of(last_commit(hours)) == Transaction("gold", 7)
     upsert_in_time(minutes(lake, "a", 0, 400, 2), hours, 7)
     assert timed(hours) == expected
     assert not rows.is_cached
@@ -211,7 +227,8 @@ def test_upsert_in_time__late_rows_of_far_apart_hours_leave_the_files_between(la
 
 def test_upsert_in_time__of_no_rows_is_a_transaction_as_well(lake: Context, hours: str):
     before = timed(hours)
-    assert upsert_in_time(minutes(lake, "a", 1, 0), hours, 3) == 0
+    upsert_in_time(minutes(lake, "a", 1, 0), hours, 3)
+    assert delta.rows_changed(last_commit(hours)) == 0
     assert delta.progress(lake.lake, hours, "gold") == 3
     assert timed(hours) == before
 
@@ -237,7 +254,7 @@ def test_upsert_in_time__another_commit_that_overtakes_it(lake: Context, hours: 
 
 
 def test_rows_changed__of_an_append(lake: Context, table: str):
-    assert delta.rows_changed(lake.lake, table) == 1
+    assert delta.rows_changed(last_commit(table)) == 1
 
 
 def test_files__with_rows_and_bounds(lake: Context, table: str):

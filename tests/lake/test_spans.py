@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql.types import DateType
 
-from jobs.lake.spans import Span, joined, within
+from jobs.lake.spans import Span, first_after, joined, within
 
 
 @given(
@@ -35,6 +35,11 @@ def test_joined__the_widest_gaps_stay():
     assert joined(spans, 2) == [(0, 6), (106, 111)]
     assert joined(spans, 1) == [(0, 111)]
     assert joined([], 3) == []
+
+
+@pytest.mark.parametrize(("instant", "found"), [(-5, (0, 10)), (9, (0, 10)), (10, (5, 12)), (12, (20, 30)), (30, None)])
+def test_first_after__a_span_ends_before_its_end(instant: int, found: Span | None):
+    assert first_after([(0, 10), (5, 12), (20, 30)], instant) == found
 
 
 @pytest.mark.parametrize(("near", "left"), [(0, 3), (2, 3), (3, 2), (4, 1)])

@@ -1,0 +1,174 @@
+"""Gold follows silver: by the settings of now, whatever a table was made by before, and each batch is booked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+from pydantic import BaseModel, ConfigDict
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from jobs.lake import delta, ledger
+from jobs.lake.following import Following
+from jobs.lake.ledger import Entry
+from jobs.lake.tables import GoldTable, Grouped, column
+from tests.lake.conftest import Floor
+
+
+class Times(BaseModel):
+    """What the toy table is computed by."""
+
+    model_config = ConfigDict(frozen=True)
+
+    times: int = 1
+
+
+def summed(inputs: Mapping[str, DataFrame], touched: DataFrame, settings: Times) -> DataFrame:
+    """The sum of each thing's values, so many times, and of which instant: that of its number 0, in seconds."""
+    rows = inputs["silver/toy"].join(touched, "id")
+    total = (F.sum("value") * settings.times).cast("int")
+    return rows.groupBy("id").agg(F.timestamp_seconds(F.min("n")).alias("at"), total.alias("total"))
+
+
+def things(new: DataFrame, *_: Any) -> DataFrame:
+    return new.select("id").distinct()
+
+
+AT = column("at", T.TimestampType(), "When")
+ID, TOTAL = column("id", T.StringType(), "Thing"), column("total", T.IntegerType(), "Sum")
+HOW = Grouped(("silver/toy",), things, summed)
+MERGED = GoldTable("sums", "toy", T.StructType([ID, TOTAL]), ("id",), HOW, Times)
+IN_TIME = GoldTable("sums", "toy", T.StructType([ID, AT, TOTAL]), ("id", "at"), HOW, Times)
+
+
+def follow(floor: Floor, table: GoldTable = MERGED, times: int = 1, *, rebuild: bool = False) -> list[Entry]:
+    """Bring the table up by some settings."""
+    context, settings = floor.context, {"sums": Times(times=times)}
+    following = Following(
+        lambda: context.spark, context.lake, table, settings, context.settings.gold, f"run {len(booked(floor))}"
+    )
+    entries = list(following.bring_up(rebuild=rebuild))
+    assert following.pending() == []
+    return entries
+
+
+def arrive(floor: Floor, number: int, ids: Sequence[str], value: float) -> None:
+    """A row of each thing comes to silver."""
+    rows = {"id": ids, "n": [number] * len(ids), "value": [value] * len(ids)}
+    floor.promote(floor.put(f"{number}.parquet", rows), number=number)
+
+
+def totals(floor: Floor) -> dict[str, int]:
+    return {row["id"]: row["total"] for row in floor.rows("gold/sums")}
+
+
+def booked(floor: Floor) -> list[tuple[int, int, int]]:
+    """Files and rows read and rows written of each batch in the books, which are of different names."""
+    batches = [row for row in floor.rows("ops/ledger") if row["stage"] == "gold"]
+    assert len({row["batch_id"] for row in batches}) == len(batches)
+    batches.sort(key=lambda row: row["started_at"])
+    return [(row["files"], row["rows_read"], row["rows_written"]) for row in batches]
+
+
+@pytest.fixture
+def two(floor: Floor) -> Floor:
+    """Two things, whose values are 1, in silver."""
+    arrive(floor, 0, ["a", "b"], 1)
+    return floor
+
+
+class Killed(BaseException):
+    """Nothing handles it, as nothing handles SIGKILL."""
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(module, name, die)
+
+
+def test_settings_that_come_back__are_those_of_all_rows(two: Floor):
+    follow(two)
+    follow(two, times=10)
+    assert totals(two) == {"a": 10, "b": 10}
+    assert len(follow(two)) == 1
+    assert totals(two) == {"a": 1, "b": 1}
+    assert follow(two) == []
+
+
+def test_settings_that_come_back__with_more_of_silver_each_time(two: Floor):
+    follow(two)
+    arrive(two, 1, ["b"], 2)
+    follow(two, times=10)
+    arrive(two, 2, ["c"], 4)
+    follow(two)
+    assert totals(two) == {"a": 1, "b": 3, "c": 4}
+    arrive(two, 3, ["c"], 8)
+    (last,) = follow(two)
+    assert (last.rows_read, last.rows_written) == (1, 1)
+    assert totals(two) == {"a": 1, "b": 3, "c": 12}
+    assert booked(two) == [(1, 2, 2), (2, 3, 2), (3, 4, 3), (1, 1, 1)]
+
+
+def test_settings_that_come_back__though_the_log_has_forgotten_the_commits(two: Floor):
+    follow(two)
+    follow(two, times=10)
+    path = two.context.lake.gold("sums")
+    DeltaTable(path).alter.set_table_properties({"delta.logRetentionDuration": "interval 0 days"})
+    DeltaTable(path).create_checkpoint()
+    for commit in sorted(Path(path, "_delta_log").glob("*.json"))[:-1]:
+        commit.unlink()
+    assert follow(two, times=10) == []
+    follow(two)
+    assert totals(two) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize(("module", "name"), [(delta, "overwrite"), (ledger, "record")])
+def test_settings_that_come_back__after_a_run_that_was_killed(
+    two: Floor, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+):
+    follow(two)
+    with monkeypatch.context() as dying:
+        die_at(dying, module, name)
+        with pytest.raises(Killed):
+            follow(two, times=10)
+    follow(two)
+    assert totals(two) == {"a": 1, "b": 1}
+    assert follow(two) == []
+    # What was written is booked, though the run that finds it has other settings.
+    assert booked(two) == [(1, 2, 2)] * (3 if module is ledger else 2)
+
+
+@pytest.mark.parametrize("table", [MERGED, IN_TIME])
+def test_books__of_a_run_that_was_killed_between_its_commit_and_them(
+    two: Floor, monkeypatch: pytest.MonkeyPatch, table: GoldTable
+):
+    for number in range(2):  # a table that is made, and one that is added to
+        with monkeypatch.context() as dying:
+            die_at(dying, ledger, "record")
+            with pytest.raises(Killed):
+                follow(two, table)
+        assert len(booked(two)) == number
+        DeltaTable(two.context.lake.gold("sums")).optimize.compact()
+        (made_up,) = follow(two, table)
+        assert (made_up.files, made_up.rows_read, made_up.rows_written) == [(1, 2, 2), (1, 1, 1)][number]
+        assert follow(two, table) == []
+        arrive(two, number + 1, ["b"], 2)
+    assert booked(two) == [(1, 2, 2), (1, 1, 1)]
+
+
+def test_rebuild__is_a_batch_of_its_own_and_booked_as_one(two: Floor, monkeypatch: pytest.MonkeyPatch):
+    follow(two)
+    assert len(follow(two, rebuild=True)) == 1
+    with monkeypatch.context() as dying:
+        die_at(dying, ledger, "record")
+        with pytest.raises(Killed):
+            follow(two, rebuild=True)
+    assert len(follow(two)) == 1
+    assert booked(two) == [(1, 2, 2)] * 3
