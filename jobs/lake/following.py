@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -86,7 +84,7 @@ class Following:
         inputs = self.table.how.inputs if isinstance(self.table.how, Grouped) else ()
         read = [name.removeprefix("gold/") for name in inputs if name.startswith("gold/")]
         texts = [self.all_settings[name].model_dump_json() for name in (self.table.name, *read)]
-        digest = hashlib.sha256(chr(10).join(texts).encode()).hexdigest()[:12]
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
         other = f"/{source}" if source != self.silver else ""
         return f"gold/{self.table.name}/{digest}/{self._generation()}{other}"
 
@@ -124,7 +122,7 @@ class Following:
 
     def bring_up(self, *, rebuild: bool = False) -> Iterator[ledger.Entry]:
         """Compute what is pending, a transaction at a time."""
-        yield from self._book(datetime.now(UTC), 0.0)  # of a run that died before it could
+        yield from self._book(self._batch())  # of a run that died before it could
         for source in self.followed:
             yield from self._follow(source, rebuild=rebuild and source == self.silver)
 
@@ -136,7 +134,7 @@ class Following:
         others = [other for other in self.followed if other != source] if fresh else []
         seen = {other: delta.latest_version(self.lake, self._place(other)) for other in others}
         for version, files in _batches(commits, self.bounds.max_bytes_per_batch):
-            started, clock = datetime.now(UTC), time.monotonic()
+            batch = self._batch()
             if fresh:
                 self._begin_anew()
             read = {"rows_read": sum(f.rows for f in files), "bytes_read": sum(f.bytes for f in files)}
@@ -145,7 +143,7 @@ class Following:
             if fresh:
                 self._reflect(seen)
             fresh = False
-            yield from self._book(started, time.monotonic() - clock)
+            yield from self._book(batch)
 
     def _begin_anew(self) -> None:
         """Begin a generation: from now on the table, if there is one, reflects nothing."""
@@ -161,7 +159,10 @@ class Following:
         mine = (c for c in found if c.get("userMetadata", "").startswith(marked))
         return next((c for c in mine if delta.transaction_of(c).note), None)
 
-    def _book(self, started: datetime, seconds: float) -> Iterator[ledger.Entry]:
+    def _batch(self) -> ledger.Batch:
+        return ledger.Batch(self.run_id, "gold", self.table.name)
+
+    def _book(self, batch: ledger.Batch) -> Iterator[ledger.Entry]:
         """Book the last batch by what its commit tells, unless the books have it."""
         commit = self._last_batch()
         if commit is None:
@@ -170,18 +171,8 @@ class Following:
         booked = delta.progress(self.lake, self.lake.ledger, transaction.application)
         if booked is not None and booked >= transaction.number:
             return
-        entry = ledger.Entry(
-            run_id=self.run_id,
-            stage="gold",
-            dataset=self.table.name,
-            batch_id=transaction.tag,
-            started_at=started,
-            seconds=round(seconds, 3),
-            files=transaction.note["files"],
-            rows_read=transaction.note["rows_read"],
-            rows_written=delta.rows_changed(commit),
-            bytes_read=transaction.note["bytes_read"],
-        )
+        counts = {**transaction.note, "rows_written": delta.rows_changed(commit)}
+        entry = batch.entry(transaction, **counts)
         ledger.record(self.lake, [entry], transaction)
         yield entry
 
