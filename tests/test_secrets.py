@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from chaos.proxy import Proxy, Trouble
-from chaos.samples import put
+from chaos.stores import put
 from jobs.lake import config
 from jobs.lake.config import S3Settings
 from jobs.lake.layout import Lake
