@@ -25,17 +25,18 @@ from jobs.lake.layout import Lake
 Step = tuple[str, ...]
 """A job with its arguments, or ``("arrive", number)``: a part of the sample arrives."""
 
-PARTS: tuple[Step, Step] = (("arrive", "0"), ("arrive", "1"))
+ARRIVALS: tuple[Step, Step] = (("arrive", "0"), ("arrive", "1"))
 RUN: Step = ("pipeline",)
-FIRST, SECOND = ((part, RUN) for part in PARTS)
+FIRST: tuple[Step, ...] = (ARRIVALS[0], RUN)
+SECOND: tuple[Step, ...] = (ARRIVALS[1], RUN)
 PIPELINE = FIRST + SECOND
 _SILVER: Step = ("silver", "--dataset", "DATASET")
 _GOLD: Step = ("gold", "--table", "TABLE")
 PROGRAMS: Mapping[str, tuple[Step, ...]] = {
     "pipeline": PIPELINE,
-    "stages": (PARTS[0], _SILVER, _GOLD, PARTS[1], _SILVER, _GOLD),
-    "replay": (*PARTS, _SILVER, ("replay", "--dataset", "DATASET"), _GOLD),
-    "maintain": (PARTS[0], _SILVER, PARTS[1], _SILVER, ("maintain", "--table", "silver/DATASET"), _GOLD),
+    "stages": (ARRIVALS[0], _SILVER, _GOLD, ARRIVALS[1], _SILVER, _GOLD),
+    "replay": (*ARRIVALS, _SILVER, ("replay", "--dataset", "DATASET"), _GOLD),
+    "maintain": (ARRIVALS[0], _SILVER, ARRIVALS[1], _SILVER, ("maintain", "--table", "silver/DATASET"), _GOLD),
 }
 """What is done to a lake, undisturbed or not. Whichever it is, the same tables come of it."""
 

@@ -15,7 +15,7 @@ from chaos import checks
 from chaos.driver import Death
 from chaos.samples import Sample
 from chaos.stores import put
-from chaos.trial import FIRST, PARTS, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial, kinds
+from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial, kinds
 from jobs.lake.layout import Lake
 from sim.writers import encode
 
@@ -94,7 +94,7 @@ def flipped(trial: Trial) -> None:
 def changing(trial: Trial, change: Callable[[Path], object]) -> None:
     """A file changes after it was listed and before it is read: it is refused, and comes back by replay."""
     sample = trial.sample()
-    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PARTS[:1])
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, ARRIVALS[:1])
     name, content, at = _arrived(trial, lake, sample)
     point = Death("promotion.promote", "before", trial.rng.randint(1, 2), "stop")
     trial.say(f"{name} {point}")
@@ -140,7 +140,7 @@ def mended(trial: Trial) -> None:
     """A file is torn when a run takes it, which is killed; it is whole when the run is made again, and is taken in."""
     sample = trial.sample()
     expected, death = trial.undisturbed(sample), trial.death(sample, FIRST)
-    lake = trial.prepared(sample, PARTS[:1])
+    lake = trial.prepared(sample, ARRIVALS[:1])
     name, content, at = _arrived(trial, lake, sample)
     trial.say(name)
     _write(lake, name, content[: len(content) // 2], at)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from chaos import checks
 from chaos.driver import WHEN, Death
 from chaos.stores import FIRST_ARRIVAL, put
-from chaos.trial import FIRST, PARTS, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial
+from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake.tables import Grouped
 from sim.writers import encode
@@ -25,7 +25,7 @@ _COUNTING = {
     *(f"gold/{table.name}" for table in GOLD.values() if isinstance(table.how, Grouped) and table.how.also),
 }
 _YEAR = 365 * 86_400.0  # s
-_ARRIVED = (*FIRST, PARTS[1])  # a part has been run, another waits
+_ARRIVED = (*FIRST, ARRIVALS[1])  # a part has been run, another waits
 
 
 def at_once(trial: Trial, *, on_s3: bool) -> None:

@@ -6,7 +6,7 @@ import shutil
 
 from chaos.crew import Ran
 from chaos.samples import Sample
-from chaos.trial import FIRST, PARTS, PIPELINE, RUN, Kind, ScenarioError, Trial
+from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, Kind, ScenarioError, Trial
 from jobs.lake.layout import Lake
 
 # Each refuses some of a sample's rows, and by no means all. None is fleet's, which judges a fix by its neighbours: one
@@ -33,9 +33,9 @@ def of_silver(trial: Trial) -> None:
     silver = ("silver", "--dataset", sample.dataset)
     first, then = trial.rng.sample([silver, (*silver, "--set", _STRICTER[sample.dataset])], 2)
     trial.say(f"{_STRICTER[sample.dataset]} in the {'first' if then == silver else 'second'} run")
-    expected = trial.undisturbed(sample, (PARTS[0], silver))
-    death = trial.death(sample, (PARTS[0], first))
-    lake = trial.prepared(sample, PARTS[:1])
+    expected = trial.undisturbed(sample, (ARRIVALS[0], silver))
+    death = trial.death(sample, (ARRIVALS[0], first))
+    lake = trial.prepared(sample, ARRIVALS[:1])
     trial.do(lake, sample, first, death=death)
     refused = trial.do(lake, sample, then)
     read_again = refused.code != 0 and _does_as_told(lake, sample, refused)
@@ -60,7 +60,11 @@ def of_gold(trial: Trial) -> None:
     """Gold is computed with its settings, then with others, then with its own again, and one of these runs dies."""
     sample = trial.sample()
     other = (*RUN, "--set", _OTHER[sample.dataset])
-    nothing_new, before, between = (*FIRST, other, RUN), (*FIRST, PARTS[1], other, RUN), (*FIRST, other, PARTS[1], RUN)
+    nothing_new, before, between = (
+        (*FIRST, other, RUN),
+        (*FIRST, ARRIVALS[1], other, RUN),
+        (*FIRST, other, ARRIVALS[1], RUN),
+    )
     steps = trial.rng.choice([nothing_new, before, between])
     place = trial.rng.choice([steps.index(other), len(steps) - 1])
     trial.say(f"{other[2]} in step {steps.index(other)}")
