@@ -55,11 +55,11 @@ class References:
     """What comes of steps that nothing disturbs, found out once for all stages.
 
     Attributes:
-        calls: How often the last of these steps comes by each point, by the steps' name and whether the lake is on S3.
+        calls: How often the last of the steps, on a lake in a folder, comes by each point; by the steps' name.
     """
 
     def __init__(self) -> None:
-        self.calls = dict[tuple[str, bool], Mapping[str, int]]()
+        self.calls = dict[str, Mapping[str, int]]()
         self._lock, self._known = threading.Lock(), dict[str, Fingerprint]()
 
     def get(self, name: str, make: Callable[[], Fingerprint]) -> Fingerprint:
@@ -178,20 +178,17 @@ class Trial:
         for name, step in zip(names[done:], steps[done:], strict=True):
             (ran,) = self.succeed(lake, sample, (step,))
             if step[0] != "arrive":
-                self.stage.references.calls[name, on_s3] = ran.calls
                 self._remember(lake, name)
+                if not on_s3:
+                    self.stage.references.calls[name] = ran.calls
         return lake
 
-    def calls(self, sample: Sample, steps: Sequence[Step], *, on_s3: bool = False) -> Mapping[str, int]:
-        """How often the last of these steps comes by each point if nothing disturbs it: those that it comes by."""
-        known, key = self.stage.references.calls, (_named(sample, steps), on_s3)
-        if key not in known:
-            self.prepared(sample, steps, on_s3=on_s3)
-        return known[key]
-
     def death(self, sample: Sample, steps: Sequence[Step], how: str = "kill") -> Death:
-        """A point that the last of these steps comes by, and at which of its calls, by chance."""
-        calls = self.calls(sample, steps)
+        """A point that the last of these steps comes by when nothing disturbs it, and which call of it, by chance."""
+        known, name = self.stage.references.calls, _named(sample, steps)
+        if name not in known:
+            self.prepared(sample, steps)
+        calls = known[name]
         point = self.rng.choice(sorted(calls))
         death = Death(point, self.rng.choice(WHEN), self.rng.randint(1, calls[point]), how)
         self.say(f"step {len(steps) - 1}, {steps[-1][0]}: {death}")

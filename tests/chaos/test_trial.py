@@ -15,7 +15,7 @@ FLEET = SAMPLES["fleet"]
 def trial(seed: int, calls: dict[str, int]) -> Trial:
     """One whose job is known to come by these points so often."""
     references, unused = References(), cast(Any, None)
-    references.calls["fleet-arrive-0-pipeline", False] = calls
+    references.calls["fleet-arrive-0-pipeline"] = calls
     return Trial(seed, random.Random(seed), Stage(Path(), Path(), unused, unused, references))
 
 
