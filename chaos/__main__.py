@@ -13,11 +13,12 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-from chaos.drivers import Crew
+from chaos.crew import Crew
 from chaos.kinds import KINDS
 from chaos.samples import SAMPLES
 from chaos.stores import KEYS, Stores
@@ -37,13 +38,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     console = Console(options.json)
-    playable = _playable(options.only, console)
+    asked = [KINDS[options.only]] if options.only else [kind for kind in KINDS.values() if kind.weight]
     os.environ.update(KEYS)
     stages = _set_up(options.home, options.stages)
     played: queue.Queue[Played] = queue.Queue()
     seeds = iter(range(options.seed, options.seed + options.runs))
     try:
-        players = [threading.Thread(target=_play_all, args=(stage, seeds, playable, played)) for stage in stages]
+        players = [threading.Thread(target=_play_all, args=(stage, seeds, asked, played)) for stage in stages]
         for player in players:
             player.start()
         results = [_report(played.get(), options.home, console) for _ in range(options.runs)]
@@ -52,29 +53,27 @@ def main() -> int:
             continue
         for stage in stages:
             stage.close()
-    counts = Counter((result.kind, not result.wrong) for result in results)
-    rows = [
-        {"kind": name, "what": kind.title, "passed": counts[name, True], "failed": counts[name, False]}
+    passed = [result for result in results if not result.wrong and not result.skipped]
+    console.table(f"{len(passed)} of {len(results)} passed", _closing(results))
+    if all(result.skipped for result in results):
+        sys.exit("nothing was played: what was asked for cannot be played here")
+    return 1 if any(result.wrong for result in results) else 0
+
+
+def _closing(results: Sequence[Played]) -> list[dict[str, object]]:
+    """The closing table, a row for each kind; what was skipped, or had no effect, is counted if there is any."""
+    counts = {
+        "passed": Counter(result.kind for result in results if not result.wrong and not result.skipped),
+        "failed": Counter(result.kind for result in results if result.wrong),
+        "skipped": Counter(result.kind for result in results if result.skipped),
+        "without effect": Counter(result.kind for result in results if not result.effect),
+    }
+    columns = [column for column, count in counts.items() if count or column in ("passed", "failed")]
+    return [
+        {"kind": name, "what": kind.title, **{column: counts[column][name] for column in columns}}
         for name, kind in KINDS.items()
-        if counts[name, True] or counts[name, False]
+        if any(count[name] for count in counts.values())
     ]
-    failed = [result for result in results if result.wrong]
-    console.table(f"{len(results) - len(failed)} of {len(results)} passed", rows)
-    return 1 if failed else 0
-
-
-def _playable(only: str | None, console: Console) -> list[Kind]:
-    """The kinds that can be played here, of those asked for; says which cannot, and why."""
-    asked = [KINDS[only]] if only else [kind for kind in KINDS.values() if kind.weight]
-    found = []
-    for kind in asked:
-        if reason := kind.needs():
-            console.say(f"skipped  {kind.name}: {reason}")
-        else:
-            found.append(kind)
-    if not found:
-        sys.exit(f"nothing to play: {only} cannot be played here")
-    return found
 
 
 def _set_up(home: Path, number: int) -> list[Stage]:
@@ -100,42 +99,54 @@ class Played:
         seconds: How long it took.
         told: What was done.
         wrong: What does not hold; empty if all does.
+        skipped: Why it cannot be played here; empty if it can.
+        effect: Whether what was to break a run came about.
     """
 
     seed: int
     kind: str
-    seconds: float
-    told: list[str]
-    wrong: str
+    seconds: float = 0.0
+    told: list[str] = field(default_factory=list)
+    wrong: str = ""
+    skipped: str = ""
+    effect: bool = True
 
 
-def _play_all(stage: Stage, seeds: Iterator[int], playable: Sequence[Kind], played: queue.Queue[Played]) -> None:
-    """Play scenarios until there are no more seeds."""
+def _play_all(stage: Stage, seeds: Iterator[int], asked: Sequence[Kind], played: queue.Queue[Played]) -> None:
+    """Play scenarios until there are no more seeds; which one a seed stands for does not depend on the machine."""
     for seed in seeds:
-        (kind,) = random.Random(seed).choices(playable, [kind.weight or 1 for kind in playable])
-        played.put(_play(kind, Trial(seed, random.Random(f"{kind.name} {seed}"), stage)))
+        (kind,) = random.Random(seed).choices(asked, [kind.weight or 1 for kind in asked])
+        if reason := kind.needs():
+            played.put(Played(seed, kind.name, skipped=reason))
+        else:
+            played.put(_play(kind, Trial(seed, random.Random(f"{kind.name} {seed}"), stage)))
 
 
 def _play(kind: Kind, trial: Trial) -> Played:
-    clock, wrong = time.monotonic(), ""
+    clock = time.monotonic()
+    wrong = _wrong(partial(kind.play, trial))
+    if wrong:
+        wrong += _wrong(partial(trial.keep, trial.stage.home / "failed" / f"{kind.name}-{trial.seed}"))
+    wrong += _wrong(trial.close)
+    return Played(trial.seed, kind.name, time.monotonic() - clock, trial.told, wrong, effect=trial.effect)
+
+
+def _wrong(act: Callable[[], object]) -> str:
+    """What goes wrong with it, in lines; empty if nothing does."""
     try:
-        kind.play(trial)
+        act()
     except ScenarioError as failure:
-        wrong = str(failure)
+        return f"{failure}\n"
     except Exception:  # the machine that tries to break it is broken: that is a failure as well
-        wrong = traceback.format_exc()
-    lake = trial.stage.place / "lake"
-    if wrong and lake.exists():
-        kept = trial.stage.home / "failed" / f"{kind.name}-{trial.seed}"
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(lake, kept)
-    return Played(trial.seed, kind.name, time.monotonic() - clock, trial.told, wrong)
+        return traceback.format_exc()
+    return ""
 
 
 def _report(result: Played, home: Path, console: Console) -> Played:
     """Say how a scenario went, and write it down."""
-    mark = "FAILED" if result.wrong else "ok"
-    console.say(f"{mark:<7} {result.seed:>6} {result.kind:<22} {result.seconds:6.1f} s  {'; '.join(result.told)}")
+    mark = "FAILED" if result.wrong else "skipped" if result.skipped else "ok"
+    told = result.skipped or "; ".join(result.told)
+    console.say(f"{mark:<7} {result.seed:>6} {result.kind:<22} {result.seconds:6.1f} s  {told}")
     if result.wrong:
         console.say("\n".join(f"          {line}" for line in result.wrong.splitlines()))
         console.say(f"          again: ./spark-submit.sh chaos --runs 1 --seed {result.seed} --only {result.kind}")

@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import reduce, wraps
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +21,7 @@ POINTS: Mapping[str, tuple[str, str]] = {
     "delta.append": ("jobs.lake.delta", "append"),
     "delta.append_here": ("jobs.lake.delta", "append_here"),
     "delta.overwrite": ("jobs.lake.delta", "overwrite"),
+    "delta.persist": ("jobs.lake.delta", "persist"),
     "delta.upsert": ("jobs.lake.delta", "upsert"),
     "delta.upsert_in_time": ("jobs.lake.delta", "upsert_in_time"),
     "quarantine.append": ("jobs.lake.quarantine", "append"),
@@ -84,56 +87,65 @@ def stands_still(process: int) -> bool:
     """Whether a process was stopped and not yet woken."""
     import psutil
 
-    return bool(psutil.Process(process).status() == psutil.STATUS_STOPPED)
+    with suppress(psutil.Error):  # it has ended by now
+        return bool(psutil.Process(process).status() == psutil.STATUS_STOPPED)
+    return False
 
 
 @contextmanager
-def dying(death: Death | None) -> Iterator[None]:
-    """Have the process die at a point while the block runs."""
-    if death is None:
-        yield
-        return
-    module, name = POINTS[death.point]
-    owner: Any = import_module(module)
-    *outer, last = name.split(".")
-    for part in outer:
-        owner = getattr(owner, part)
-    honest: Callable[..., Any] = getattr(owner, last)
-    calls = 0
+def watched(death: Death | None) -> Iterator[Counter[str]]:
+    """Count the calls of every point while the block runs, and have the process die at one of them."""
+    calls = Counter[str]()
+    with ExitStack() as stack:
+        for point in POINTS:
+            owner, name = place(point)
+            honest = getattr(owner, name)
+            stack.callback(setattr, owner, name, honest)
+            setattr(owner, name, _watched(point, honest, calls, death))
+        yield calls
 
-    def deadly(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        mine = calls == death.nth
-        if mine and death.when == "before":
-            die(death.how)
+
+def place(point: str) -> tuple[Any, str]:
+    """The module or class that has a point, and its name there."""
+    module, name = POINTS[point]
+    *outer, last = name.split(".")
+    return reduce(getattr, outer, import_module(module)), last
+
+
+def _watched(point: str, honest: Callable[..., Any], calls: Counter[str], death: Death | None) -> Callable[..., Any]:
+    @wraps(honest)
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls[point] += 1
+        mine = death if death and (death.point, death.nth) == (point, calls[point]) else None
+        if mine and mine.when == "before":
+            die(mine.how)
         result = honest(*arguments, **options)
-        if mine and death.when == "after":
-            die(death.how)
+        if mine and mine.when == "after":
+            die(mine.how)
         return result
 
-    setattr(owner, last, deadly)
-    try:
-        yield
-    finally:
-        setattr(owner, last, honest)
+    return call
 
 
 def run(job: str, arguments: list[str], death: Death | None) -> dict[str, Any]:
-    """Run a job of ``jobs``, or a module by its whole name, as its command line does; return how it ended."""
+    """Run a job of ``jobs``, or a module by its whole name, as its command line does.
+
+    Returns:
+        How it ended, as the fields of :class:`chaos.crew.Ran`.
+    """
     from jobs.lake import cli
 
     module = import_module(job if "." in job else f"jobs.{job}")
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
     _forget()
-    with redirect_stdout(out), redirect_stderr(err), dying(death):
+    with redirect_stdout(out), redirect_stderr(err), watched(death) as calls:
         try:
             cli.main(module.__doc__ or "", module.arguments, module.run, arguments)
         except SystemExit as end:
             code = end.code
     unforeseen = _causes(out.getvalue()) if code == 4 else ""
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue() + unforeseen}
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue() + unforeseen, "calls": calls}
 
 
 def _causes(trace: str) -> str:
@@ -162,7 +174,7 @@ def main() -> None:
         order = json.loads(line)
         if order["job"] == "warm up":
             cli.context(profile="testing").spark.range(1).collect()
-            print(json.dumps({"code": 0, "out": "", "err": ""}), file=answers)
+            print(json.dumps({"code": 0}), file=answers)
             continue
         death = Death(**order["death"]) if order["death"] else None
         print(json.dumps(run(order["job"], order["arguments"], death)), file=answers)

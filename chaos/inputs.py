@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 
 from chaos import checks
 from chaos.driver import run
-from chaos.samples import put
-from chaos.stores import KEYS, Stores
+from chaos.stores import KEYS, Stores, put
 from jobs.lake.layout import Lake
 
 _START = 1_780_272_000  # 1 June 2026, s since 1970

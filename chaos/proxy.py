@@ -13,13 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-_ANSWERS = {
+ANSWERS = {
     "slow down": (503, "SlowDown", "Please reduce your request rate."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
     "denied": (403, "AccessDenied", "Access Denied"),
     "no bucket": (404, "NoSuchBucket", "The specified bucket does not exist"),
 }
-HOW = (*_ANSWERS, "silence", "cut", "lost reply")
+HOW = (*ANSWERS, "silence", "cut", "lost reply")
 """What can be done to a request: one of four answers of S3's; no answer for longer than a client waits; the connection
 cut within the request's body; and the connection cut after the store has done what was asked."""
 
@@ -113,9 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         trouble = self.server.proxy.trouble
         how = trouble.how if trouble and trouble.befalls(self.command, self.path) else ""
-        if how in _ANSWERS:
+        if how in ANSWERS:
             self.rfile.read(self._length)
-            self._refuse(*_ANSWERS[how])
+            self._refuse(*ANSWERS[how])
             return
         if how == "cut":
             self.rfile.read(self._length // 2)

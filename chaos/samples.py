@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
-
+from chaos.stores import put
 from jobs.lake.layout import Lake
 from sim.base import parameters_from, write, write_truth
 from sim.catalog import SIMULATORS
 from sim.faults import FaultParameters
 from sim.writers import LocalWriter
 
-FIRST_ARRIVAL = 1_780_272_000  # s since 1970, after all that is simulated: a file a minute
 PARTS = 2
 
 
@@ -69,28 +66,14 @@ class Sample:
                 put(lake, path.relative_to(folder).as_posix(), path.read_bytes(), 0)
 
 
-def put(lake: Lake, name: str, content: bytes, minute: int) -> None:
-    """Write a file of bronze as if it had arrived in this minute; S3 says itself when it did."""
-    if lake.on_s3:
-        bucket, _, prefix = lake.uri.removeprefix("s3a://").partition("/")
-        boto3.client("s3", endpoint_url=lake.s3.endpoint).put_object(
-            Bucket=bucket, Key=f"{prefix}/{name}", Body=content
-        )
-        return
-    path = Path(lake.uri) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    at = FIRST_ARRIVAL + 60 * minute
-    os.utime(path, (at, at))
-
-
 _START = {"start": "2026-01-01T00:00:00Z", "seed": 7}
 SAMPLES = {
     sample.dataset: sample
     for sample in (
         Sample(
             "accelerometer",
-            {**_START, "start": "2026-01-01T00:59:30Z", "entities": 2, "duration": "1m", "rate_hz": 50},
+            # Half of it in the hour, day and year after: one half can expire.
+            {**_START, "start": "2025-12-31T23:59:30Z", "entities": 2, "duration": "1m", "rate_hz": 50},
             files_per_batch=6,
         ),
         Sample("devices", {**_START, "entities": 4, "duration": "6h", "interval_seconds": 300, "rollout_days": 0.2}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -15,12 +16,25 @@ from typing import Any
 import boto3
 
 from chaos.proxy import Proxy
+from jobs.lake.layout import Lake
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
 """What opens moto's server, and nothing else."""
-
-
 BUCKET = "chaos"
+FIRST_ARRIVAL = 1_780_272_000  # s since 1970, after all that is simulated: a file a minute
+
+
+def put(lake: Lake, name: str, content: bytes, minute: int) -> None:
+    """Write a file of bronze as if it had arrived in this minute; S3 says itself when it did."""
+    if lake.on_s3:
+        bucket, _, key = lake.arrow_path(f"{lake.uri}/{name}").partition("/")
+        boto3.client("s3", endpoint_url=lake.s3.endpoint).put_object(Bucket=bucket, Key=key, Body=content)
+        return
+    path = Path(lake.uri) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    at = FIRST_ARRIVAL + 60 * minute
+    os.utime(path, (at, at))
 
 
 class Stores:
@@ -65,6 +79,14 @@ class Stores:
             copied = self._bucket.Object(target + key.removeprefix(source))
             copied.copy_from(CopySource={"Bucket": BUCKET, "Key": key})
         return len(keys)
+
+    def download(self, prefix: str, folder: Path) -> None:
+        """Write all objects below a prefix of the bucket to a folder, but for those that only stand for one."""
+        for found in self._bucket.objects.filter(Prefix=f"{prefix}/"):
+            path = folder / found.key.removeprefix(f"{prefix}/")
+            if not found.key.endswith("/"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(found.get()["Body"].read())
 
     @property
     def _bucket(self) -> Any:

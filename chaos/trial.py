@@ -7,16 +7,17 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from chaos import checks
 from chaos.checks import Fingerprint
-from chaos.driver import Death
-from chaos.drivers import Crew, Ran
+from chaos.crew import Crew, Ran
+from chaos.driver import WHEN, Death
 from chaos.samples import SAMPLES, Sample
-from chaos.stores import BUCKET, Stores
+from chaos.stores import BUCKET, Disk, Stores
 from jobs.catalog import GOLD
 from jobs.lake.config import LeaseSettings, S3Settings
 from jobs.lake.layout import Lake
@@ -24,35 +25,20 @@ from jobs.lake.layout import Lake
 Step = tuple[str, ...]
 """A job with its arguments, or ``("arrive", number)``: a part of the sample arrives."""
 
+ARRIVALS: tuple[Step, Step] = (("arrive", "0"), ("arrive", "1"))
+RUN: Step = ("pipeline",)
+FIRST: tuple[Step, ...] = (ARRIVALS[0], RUN)
+SECOND: tuple[Step, ...] = (ARRIVALS[1], RUN)
+PIPELINE = FIRST + SECOND
+_SILVER: Step = ("silver", "--dataset", "DATASET")
+_GOLD: Step = ("gold", "--table", "TABLE")
 PROGRAMS: Mapping[str, tuple[Step, ...]] = {
-    "pipeline": (("arrive", "0"), ("pipeline",), ("arrive", "1"), ("pipeline",)),
-    "stages": (
-        ("arrive", "0"),
-        ("silver", "--dataset", "DATASET"),
-        ("gold", "--table", "TABLE"),
-        ("arrive", "1"),
-        ("silver", "--dataset", "DATASET"),
-        ("gold", "--table", "TABLE"),
-    ),
-    "replay": (
-        ("arrive", "0"),
-        ("arrive", "1"),
-        ("silver", "--dataset", "DATASET"),
-        ("replay", "--dataset", "DATASET"),
-        ("gold", "--table", "TABLE"),
-    ),
-    "maintain": (
-        ("arrive", "0"),
-        ("silver", "--dataset", "DATASET"),
-        ("arrive", "1"),
-        ("silver", "--dataset", "DATASET"),
-        ("maintain", "--table", "silver/DATASET"),
-        ("gold", "--table", "TABLE"),
-    ),
+    "pipeline": PIPELINE,
+    "stages": (ARRIVALS[0], _SILVER, _GOLD, ARRIVALS[1], _SILVER, _GOLD),
+    "replay": (*ARRIVALS, _SILVER, ("replay", "--dataset", "DATASET"), _GOLD),
+    "maintain": (ARRIVALS[0], _SILVER, ARRIVALS[1], _SILVER, ("maintain", "--table", "silver/DATASET"), _GOLD),
 }
 """What is done to a lake, undisturbed or not. Whichever it is, the same tables come of it."""
-
-PIPELINE = PROGRAMS["pipeline"]
 
 # A run that is gone does not keep them for long, and one that lives does, on a machine that has much to do.
 _LEASES = LeaseSettings(seconds=10)
@@ -66,13 +52,18 @@ class ScenarioError(AssertionError):
 
 
 class References:
-    """What lakes are like that nothing disturbed: one for each sample, made once."""
+    """What comes of steps that nothing disturbs, found out once for all stages.
+
+    Attributes:
+        calls: How often the last of the steps, on a lake in a folder, comes by each point; by the steps' name.
+    """
 
     def __init__(self) -> None:
+        self.calls = dict[str, Mapping[str, int]]()
         self._lock, self._known = threading.Lock(), dict[str, Fingerprint]()
 
     def get(self, name: str, make: Callable[[], Fingerprint]) -> Fingerprint:
-        """A known one, or a new one."""
+        """What a lake is like, if that is known; else it is made."""
         with self._lock:
             if name not in self._known:
                 self._known[name] = make()
@@ -88,7 +79,7 @@ class Stage:
         place: A folder of its own for lakes and logs.
         crew: The processes that run jobs.
         stores: The S3 API.
-        references: What undisturbed lakes are like.
+        references: What comes of steps that nothing disturbs.
     """
 
     home: Path
@@ -112,12 +103,18 @@ class Trial:
         rng: The scenario's random numbers.
         stage: Where it is played.
         told: What was done, in order, for the report.
+        effect: Whether what was to break a run came about.
     """
 
     seed: int
     rng: random.Random
     stage: Stage
     told: list[str] = field(default_factory=list)
+    effect: bool = True
+
+    def __post_init__(self) -> None:
+        self._given: Lake | None = None
+        self._ends = ExitStack()
 
     def say(self, text: str) -> None:
         """Note what is done."""
@@ -144,16 +141,34 @@ class Trial:
         """The place of one of a program's jobs, by chance."""
         return self.rng.choice([place for place, step in enumerate(steps) if step[0] != "arrive"])
 
-    def lake(self) -> Lake:
+    def lake(self, disk: Disk | None = None) -> Lake:
         """An empty lake in a folder: always the same, since a checkpoint names files by their whole path."""
-        folder = self.stage.place / "lake"
+        folder = (disk or self.stage).place / "lake"
         shutil.rmtree(folder, ignore_errors=True)
-        return Lake(str(folder), leases=_LEASES)
+        self._given = Lake(str(folder), leases=_LEASES)
+        return self._given
 
     def lake_on_s3(self) -> Lake:
         """An empty lake in a bucket, at the same place always as well; jobs reach it through the proxy."""
         self.stage.stores.empty("lake")
-        return Lake(f"s3a://{BUCKET}/lake", S3Settings(endpoint=self.stage.stores.endpoint), _LEASES)
+        self._given = Lake(f"s3a://{BUCKET}/lake", S3Settings(endpoint=self.stage.stores.endpoint), _LEASES)
+        return self._given
+
+    def disk(self, megabytes: int) -> Disk:
+        """A small file system, there until the scenario has ended."""
+        return self._ends.enter_context(closing(Disk(self.stage.place / "disk", megabytes)))
+
+    def keep(self, folder: Path) -> None:
+        """Copy the lake that the scenario was given last to a folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if self._given and self._given.on_s3:
+            self.stage.stores.download("lake", folder)
+        elif self._given and Path(self._given.uri).exists():
+            _copy(Path(self._given.uri), folder)
+
+    def close(self) -> None:
+        """End what was there for this scenario only."""
+        self._ends.close()
 
     def prepared(self, sample: Sample, steps: Sequence[Step], *, on_s3: bool = False) -> Lake:
         """A lake after steps that nothing disturbed: a copy of what the same steps have made before."""
@@ -161,10 +176,23 @@ class Trial:
         names = [_named(sample, steps[:number]) for number in range(1, len(steps) + 1)]
         done = next((number for number in range(len(steps), 0, -1) if self._recall(lake, names[number - 1])), 0)
         for name, step in zip(names[done:], steps[done:], strict=True):
-            self.succeed(lake, sample, (step,))
+            (ran,) = self.succeed(lake, sample, (step,))
             if step[0] != "arrive":
-                self._keep(lake, name)
+                self._remember(lake, name)
+                if not on_s3:
+                    self.stage.references.calls[name] = ran.calls
         return lake
+
+    def death(self, sample: Sample, steps: Sequence[Step], how: str = "kill") -> Death:
+        """A point that the last of these steps comes by when nothing disturbs it, and which call of it, by chance."""
+        known, name = self.stage.references.calls, _named(sample, steps)
+        if name not in known:
+            self.prepared(sample, steps)
+        calls = known[name]
+        point = self.rng.choice(sorted(calls))
+        death = Death(point, self.rng.choice(WHEN), self.rng.randint(1, calls[point]), how)
+        self.say(f"step {len(steps) - 1}, {steps[-1][0]}: {death}")
+        return death
 
     def _recall(self, lake: Lake, name: str) -> bool:
         """Make a lake what was kept under a name; whether anything was."""
@@ -175,8 +203,8 @@ class Trial:
             _copy(kept, Path(lake.uri))
         return found
 
-    def _keep(self, lake: Lake, name: str) -> None:
-        """Keep what a lake is like now."""
+    def _remember(self, lake: Lake, name: str) -> None:
+        """Keep what a lake is like now under a name."""
         if lake.on_s3:
             self.stage.stores.copy("lake", f"kept/{name}")
         else:
@@ -200,40 +228,60 @@ class Trial:
         if death is None:
             return self.note(self.stage.crew.warm().run(step[0], *arguments))
         with self.stage.crew.victim() as victim:
-            return self.note(victim.run(step[0], *arguments, death=death))
+            return self.note(victim.run(step[0], *arguments, death=death), death)
 
-    def note(self, ran: Ran) -> Ran:
-        """Note how a job ended that did not succeed, with the first line of what it said."""
+    def note(self, ran: Ran, death: Death | None = None) -> Ran:
+        """Note how a job ended that did not succeed, with the first line of what it said, or that did not die."""
         if ran.code != 0:
             first = next((line for line in ran.err.splitlines() if line.startswith("LH")), "")
             self.say("died" if ran.died else f"ended with {ran.code}, {first[:160]}")
+        if death and not ran.came_by(death):
+            self.say("never came by it")
+            self.effect = False
         return ran
 
-    def succeed(self, lake: Lake, sample: Sample, steps: Sequence[Step], *settings: str) -> None:
+    def succeed(self, lake: Lake, sample: Sample, steps: Sequence[Step], *settings: str) -> list[Ran]:
         """Carry out steps that must succeed.
 
         Raises:
             ScenarioError: One did not succeed.
         """
+        ended = []
         for step in steps:
-            ran = self.do(lake, sample, step, *settings)
-            if ran.code != 0:
-                raise ScenarioError(f"{' '.join(step)} ended with {ran.code}:\n{ran.err}")
+            ended.append(self.do(lake, sample, step, *settings))
+            if ended[-1].code != 0:
+                raise ScenarioError(f"{' '.join(step)} ended with {ended[-1].code}:\n{ended[-1].err}")
+        return ended
 
-    def undisturbed(self, sample: Sample) -> Fingerprint:
-        """What a lake is like after the whole pipeline, with nothing to disturb it."""
+    def interrupted(
+        self, sample: Sample, steps: Sequence[Step], place: int, expected: Fingerprint, how: str = "kill"
+    ) -> Ran:
+        """Have one of the steps die at a point that it comes by, then carry out it and the rest, and compare the lake.
+
+        Raises:
+            ScenarioError: What came of it is wrong.
+        """
+        death = self.death(sample, steps[: place + 1], how)
+        lake = self.prepared(sample, steps[:place])
+        ran = self.do(lake, sample, steps[place], death=death)
+        self.succeed(lake, sample, steps[place:])
+        self.check(lake, expected)
+        return ran
+
+    def undisturbed(self, sample: Sample, steps: Sequence[Step] = PIPELINE) -> Fingerprint:
+        """What a lake is like after these steps, with nothing to disturb it."""
 
         def make() -> Fingerprint:
-            lake = self.prepared(sample, PIPELINE)
+            lake = self.prepared(sample, steps)
             self.hold(lake)
             return checks.fingerprint(lake)
 
-        return self.stage.references.get(sample.dataset, make)
+        return self.stage.references.get(_named(sample, steps), make)
 
     def expected(self, sample: Sample, steps: Sequence[Step]) -> Fingerprint:
         """What a lake is to be like after all of a program: of the undisturbed one, the tables that these jobs make."""
         whole = self.undisturbed(sample)
-        if ("pipeline",) in steps:
+        if RUN in steps:
             return whole
         made = {f"silver/{sample.dataset}", f"quarantine/{sample.dataset}", f"gold/{_gold(sample)}"}
         return Fingerprint({name: found for name, found in whole.tables.items() if name in made}, whole.bronze)

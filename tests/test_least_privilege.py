@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from chaos.drivers import Driver
+from chaos.crew import Driver
 from chaos.proxy import Proxy, Trouble
 from chaos.stores import Stores
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from chaos.proxy import _ANSWERS, Proxy, Trouble
-from chaos.samples import put
+from chaos.proxy import ANSWERS, Proxy, Trouble
+from chaos.stores import put
 from jobs import doctor
 from jobs.lake import checkpoint, intake
 from jobs.lake.config import S3Settings
@@ -99,7 +99,7 @@ def test_error__of_a_store_is_told_in_none_of_its_words(
 ):
     """What it answers may echo a secret."""
     secret = PLANTED["AWS_SECRET_ACCESS_KEY"]
-    monkeypatch.setitem(_ANSWERS, "denied", (403, "AccessDenied", secret))
+    monkeypatch.setitem(ANSWERS, "denied", (403, "AccessDenied", secret))
     bucket, proxy = bucket_with_bronze(s3_endpoint, tmp_path), Proxy(s3_endpoint)
     lake = Lake(f"s3a://{bucket}/lake", S3Settings(endpoint=proxy.endpoint, attempts=1))
     files = checkpoint.bronze_files(lake, "turbofan")

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from chaos import checks
 from chaos.driver import Death
-from chaos.samples import Sample, put
-from chaos.trial import PIPELINE, Kind, ScenarioError, Trial, kinds
+from chaos.samples import Sample
+from chaos.stores import put
+from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial, kinds
 from jobs.lake.layout import Lake
 from sim.writers import encode
 
@@ -25,10 +26,10 @@ _MANY = 10_000
 def spoiled(trial: Trial, make: Callable[[Trial, Sample], bytes]) -> None:
     """A file that is not what it should be arrives among the others: all of them are promoted, and it is refused."""
     sample = trial.sample()
-    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE[:2])
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, FIRST)
     bad = f"bronze/{sample.dataset}/bad-{trial.seed}.parquet"
     put(lake, bad, make(trial, sample), trial.rng.choice([-1, _LATE]))
-    trial.succeed(lake, sample, PIPELINE[2:])
+    trial.succeed(lake, sample, SECOND)
     refused = _refused(lake, sample, bad)
     if [row["source_row"] for row in refused] != [None]:
         raise ScenarioError(f"{bad} is in quarantine as {refused}")
@@ -74,7 +75,7 @@ def foreign(trial: Trial, sample: Sample) -> bytes:
 
 
 def flipped(trial: Trial) -> None:
-    """A sound file comes again with a bit of its data flipped: it is refused as a whole, and no row is made up."""
+    """A sound file comes again with a bit of its data flipped: what it spoils is refused, and no row is made up."""
     sample = trial.sample()
     expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE)
     content = bytearray(_one(trial, sample))
@@ -84,7 +85,7 @@ def flipped(trial: Trial) -> None:
     bad = f"bronze/{sample.dataset}/flipped-{trial.seed}.parquet"
     trial.say(f"a bit of byte {place:,}")
     put(lake, bad, bytes(content), _LATE)
-    trial.succeed(lake, sample, PIPELINE[3:])
+    trial.succeed(lake, sample, (RUN,))
     refused = [row["source_row"] for row in _refused(lake, sample, bad)]
     trial.say("refused" if refused == [None] else f"{len(refused)} rows refused")
     trial.check(lake, expected, but_for=bad)
@@ -93,22 +94,35 @@ def flipped(trial: Trial) -> None:
 def changing(trial: Trial, change: Callable[[Path], object]) -> None:
     """A file changes after it was listed and before it is read: it is refused, and comes back by replay."""
     sample = trial.sample()
-    expected, lake = trial.undisturbed(sample), trial.prepared(sample, PIPELINE[:1])
-    names = sample.part(trial.stage.home, 0)
-    path = Path(lake.uri, trial.rng.choice([name for name in names if Path(lake.uri, name).stat().st_size > 1_000]))
-    content, at = path.read_bytes(), path.stat().st_mtime_ns
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, ARRIVALS[:1])
+    name, content, at = _arrived(trial, lake, sample)
     point = Death("promotion.promote", "before", trial.rng.randint(1, 2), "stop")
-    trial.say(f"{path.name} {point}")
-    arguments = trial.arguments(lake, sample, PIPELINE[1])
-    ran = trial.stage.crew.warm().run("pipeline", *arguments, death=point, meanwhile=lambda: change(path))
+    trial.say(f"{name} {point}")
+    arguments = trial.arguments(lake, sample, RUN)
+    ran = trial.stage.crew.warm().run(
+        "pipeline", *arguments, death=point, meanwhile=lambda: change(Path(lake.uri, name))
+    )
     if ran.code != 0:
         raise ScenarioError(f"it ended with {ran.code}:\n{ran.err}")
+    _write(lake, name, content, at)
+    trial.effect = bool(_refused(lake, sample, name))
+    trial.say("refused" if trial.effect else "read before it changed")
+    trial.succeed(lake, sample, (*SECOND, ("replay", "--dataset", sample.dataset), RUN))
+    trial.check(lake, expected, but_for_rivals=trial.effect, read_again=True)
+
+
+def _arrived(trial: Trial, lake: Lake, sample: Sample) -> tuple[str, bytes, int]:
+    """A sound file of bronze, by chance: its name, its content and when it arrived, in ns since 1970."""
+    paths = {name: Path(lake.uri, name) for name in sample.part(trial.stage.home, 0)}
+    name = trial.rng.choice([name for name, path in paths.items() if path.stat().st_size > 1_000])
+    return name, paths[name].read_bytes(), paths[name].stat().st_mtime_ns
+
+
+def _write(lake: Lake, name: str, content: bytes, at: int) -> None:
+    """Write a file of bronze as if it had arrived then."""
+    path = Path(lake.uri, name)
     path.write_bytes(content)
     os.utime(path, ns=(at, at))
-    held = [row["reasons"] for row in checks.rows(lake, f"quarantine/{sample.dataset}") if row["source_row"] is None]
-    trial.say(f"{len(held)} files refused")
-    trial.succeed(lake, sample, (*PIPELINE[2:], ("replay", "--dataset", sample.dataset), PIPELINE[3]))
-    trial.check(lake, expected, but_for_rivals=bool(held), read_again=True)
 
 
 def vanish(path: Path) -> None:
@@ -120,6 +134,20 @@ def grow(path: Path) -> None:
     """A thousand bytes longer."""
     with path.open("ab") as file:
         file.write(bytes(1_000))
+
+
+def mended(trial: Trial) -> None:
+    """A file is torn when a run takes it, which is killed; it is whole when the run is made again, and is taken in."""
+    sample = trial.sample()
+    expected, death = trial.undisturbed(sample), trial.death(sample, FIRST)
+    lake = trial.prepared(sample, ARRIVALS[:1])
+    name, content, at = _arrived(trial, lake, sample)
+    trial.say(name)
+    _write(lake, name, content[: len(content) // 2], at)
+    trial.do(lake, sample, RUN, death=death)
+    _write(lake, name, content, at)
+    trial.succeed(lake, sample, (RUN, *SECOND, ("replay", "--dataset", sample.dataset), RUN))
+    trial.check(lake, expected, but_for_rivals=True, read_again=True)
 
 
 def many(trial: Trial) -> None:
@@ -154,5 +182,6 @@ KINDS = (
     Kind("file-flipped", "a file comes again with a bit of its data flipped", flipped),
     Kind("file-vanishes", "a file is gone after it was listed", partial(changing, change=vanish)),
     Kind("file-grows", "a file grows after it was listed", partial(changing, change=grow)),
+    Kind("mended-on-the-way", "a torn file is whole by the time that a run which died is made again", mended),
     Kind("many-files", "ten thousand files of a row each", many, weight=0.1),
 )

@@ -5,39 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from datetime import UTC, date, datetime
 
-from chaos.driver import WHEN, Death, workers
-from chaos.drivers import Ran
-from chaos.trial import Kind, ScenarioError, Step, Trial, well_said
+from chaos.crew import Ran
+from chaos.driver import workers
+from chaos.trial import PIPELINE, Kind, ScenarioError, Trial, well_said
 
-_POINTS = {
-    "silver": ("delta.append", "quarantine.append", "drift.record", "promotion.promote"),
-    "gold": ("delta.overwrite", "delta.upsert_in_time", "delta.upsert"),
-    "replay": ("delta.append", "quarantine.settle"),
-    "maintain": ("maintaining.expire", "maintaining.tidy"),
-}
-_COMMON = ("ledger.record", "delta.append_here", "leases.take", "leases.release")
-
-
-def _death(trial: Trial, steps: tuple[Step, ...], how: str) -> tuple[int, Death]:
-    """A job of the program, and a point that it comes by."""
-    place = trial.a_job_of(steps)
-    job = steps[place][0]
-    points = _COMMON + (_POINTS["silver"] + _POINTS["gold"] if job == "pipeline" else _POINTS[job])
-    death = Death(trial.rng.choice(points), trial.rng.choice(WHEN), trial.rng.randint(1, 3), how)
-    trial.say(f"step {place}, {job}: {death}")
-    return place, death
+_KEPT_FROM = date(2026, 1, 1)  # the accelerometer's sample has half of its rows before it
 
 
 def _die(trial: Trial, how: str) -> Ran:
     sample = trial.sample()
     steps = trial.program(sample)
-    place, death = _death(trial, steps, how)
-    expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place])
-    ran = trial.do(lake, sample, steps[place], death=death)
-    trial.succeed(lake, sample, steps[place:])
-    trial.check(lake, expected)
-    return ran
+    return trial.interrupted(sample, steps, trial.a_job_of(steps), trial.expected(sample, steps), how)
 
 
 def at_point(trial: Trial) -> None:
@@ -50,6 +30,14 @@ def by_order(trial: Trial) -> None:
     ran = _die(trial, "term")
     if ran.code not in (0, 143) or (ran.code == 143 and "stopped by SIGTERM" not in ran.err):
         raise ScenarioError(f"SIGTERM ended with {ran.code}:\n{ran.err}")
+
+
+def at_expiry(trial: Trial) -> None:
+    """Killed while half of silver's rows expire, then run again: what is gone is in the books, and gold keeps all."""
+    sample, days = trial.sample("accelerometer"), (datetime.now(UTC).date() - _KEPT_FROM).days
+    join = ("maintain", "--table", f"silver/{sample.dataset}")  # then files have rows of both years
+    steps = (*PIPELINE, join, (*join, "--set", f"silver.keep_days.{sample.dataset}={days}"))
+    trial.interrupted(sample, steps, len(steps) - 1, trial.undisturbed(sample, steps))
 
 
 def of_worker(trial: Trial) -> None:
@@ -68,7 +56,7 @@ def at_any_instant(trial: Trial) -> None:
         victim.begin(steps[place][0], *trial.arguments(lake, sample, steps[place]))
         timer = threading.Timer(after, victim.kill)
         timer.start()
-        trial.note(victim.end())
+        trial.effect = trial.note(victim.end()).died
         timer.cancel()
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)
@@ -105,8 +93,9 @@ def asleep(trial: Trial) -> None:
     """Stopped within a write, for longer than its lease lasts; another run takes over; the first wakes up."""
     sample = trial.sample()
     steps = trial.program(sample, "pipeline", "stages")
-    place, death = _death(trial, steps, "stop")
-    expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place])
+    place = trial.a_job_of(steps)
+    expected, death = trial.expected(sample, steps), trial.death(sample, steps[: place + 1], "stop")
+    lake = trial.prepared(sample, steps[:place])
     arguments = trial.arguments(lake, sample, steps[place])
     with trial.stage.crew.victim() as victim:
         ran = victim.run(
@@ -115,7 +104,7 @@ def asleep(trial: Trial) -> None:
             death=death,
             meanwhile=lambda: trial.succeed(lake, sample, steps[place : place + 1]),
         )
-    trial.note(ran)
+    trial.note(ran, death)
     if ran.code not in (0, 3) or (ran.code == 3 and "LH303" not in ran.err):
         raise ScenarioError(f"the run that woke up ended with {ran.code}:\n{ran.err}")
     trial.succeed(lake, sample, steps[place:])
@@ -127,6 +116,7 @@ KINDS = (
     Kind("kill-at-any-instant", "SIGKILL of the driver after a random time", at_any_instant),
     Kind("kill-worker-at-point", "SIGKILL of the Python workers at a named point", of_worker),
     Kind("kill-worker", "SIGKILL of a Python worker every second or so", worker_at_any_instant),
+    Kind("kill-at-expiry", "SIGKILL of the driver while old rows expire", at_expiry),
     Kind("term", "SIGTERM at a named point", by_order),
     Kind("asleep", "a driver stands still, another takes over, the first wakes up", asleep),
 )

@@ -12,9 +12,10 @@ from contextlib import suppress
 import psutil
 
 from chaos import checks
-from chaos.drivers import Driver
-from chaos.samples import SAMPLES, put
-from chaos.trial import PIPELINE, Kind, ScenarioError, Trial
+from chaos.crew import Driver
+from chaos.samples import SAMPLES
+from chaos.stores import put
+from chaos.trial import RUN, Kind, ScenarioError, Trial
 from jobs.lake.layout import Lake
 from sim.base import parameters_from, write
 from sim.catalog import SIMULATORS
@@ -23,6 +24,7 @@ from sim.writers import LocalWriter
 
 _TABLE, _DRIVERS, _COMMITS = "silver/appended", 8, 25  # commits of each driver
 _PATIENT = ("leases.seconds=60", "leases.wait_seconds=3600", "s3.timeout_seconds=20")  # as users' runs, if not more
+_PATIENCE = 3600.0  # s that a driver may take which waits for seven others
 _SOAK = 30 * 60.0  # s
 _MAINTAIN_EVERY = 20  # hours of data
 
@@ -41,7 +43,7 @@ def many_drivers(trial: Trial) -> None:
                 "chaos.append",
                 *trial.arguments(lake, SAMPLES["fleet"], step, *_PATIENT),
             )
-        ended = [driver.end() for driver in drivers]
+        ended = [driver.end(_PATIENCE) for driver in drivers]
         seconds = time.monotonic() - clock
     finally:
         for driver in drivers:
@@ -65,7 +67,7 @@ def soak(trial: Trial) -> None:
     while time.monotonic() < until:
         _arrive(trial, lake, len(latency))
         clock = time.monotonic()
-        trial.succeed(lake, sample, PIPELINE[1:2], "silver.max_files_per_batch=1000")
+        trial.succeed(lake, sample, (RUN,), "silver.max_files_per_batch=1000")
         latency.append(time.monotonic() - clock)
         memory.append(_memory(trial.stage.crew.warm()))
         if len(latency) % _MAINTAIN_EVERY == 0:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chaos.proxy import Trouble
-from chaos.stores import Disk, no_mounts
+from chaos.stores import no_mounts
 from chaos.trial import Kind, Trial, kinds, well_said
-from jobs.lake.layout import Lake
 
 _WRITES = ("PUT", "POST")
 _FOR_EVER = 1 << 30
@@ -23,6 +22,7 @@ def troubled(trial: Trial, make: Callable[[Trial], Trouble]) -> None:
     with trial.stage.stores.proxy.troubled(trouble):
         ran = trial.do(lake, sample, steps[place])
     trial.say(f"{trouble.spoiled} spoiled")
+    trial.effect = trouble.spoiled > 0
     well_said(ran)
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)
@@ -72,18 +72,15 @@ def full_disk(trial: Trial) -> None:
     steps = trial.program(sample)
     place, leaving = trial.a_job_of(steps), trial.rng.choice([0, 1_000, 20_000, 100_000, 400_000])
     trial.say(f"step {place}, {steps[place][0]}: {leaving:,} bytes left")
-    expected, disk = trial.expected(sample, steps), Disk(trial.stage.place / "disk", megabytes=64)
-    try:
-        lake = Lake(str(disk.place / "lake"), leases=trial.lake().leases)
-        trial.succeed(lake, sample, steps[:place])
-        disk.fill(leaving)
-        ran = trial.do(lake, sample, steps[place])
-        disk.empty()
-        well_said(ran)
-        trial.succeed(lake, sample, steps[place:])
-        trial.check(lake, expected)
-    finally:
-        disk.close()
+    expected, disk = trial.expected(sample, steps), trial.disk(megabytes=64)
+    lake = trial.lake(disk)
+    trial.succeed(lake, sample, steps[:place])
+    disk.fill(leaving)
+    ran = trial.do(lake, sample, steps[place])
+    disk.empty()
+    well_said(ran)
+    trial.succeed(lake, sample, steps[place:])
+    trial.check(lake, expected)
 
 
 KINDS = (

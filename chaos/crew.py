@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from chaos.driver import Death, stands_still
 
-_LONGEST = 600.0  # s that a job may take before it is killed: it hangs
+_LONGEST = 600.0  # s that a job may take, unless it is given more: then it hangs
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,23 @@ class Ran:
     Attributes:
         code: Its exit code; None if its process died.
         out: What it printed as its result.
-        err: What it said.
+        err: What it said; of a process that died, where its log is.
+        calls: How often it came by each of the points where it can be made to die; unknown if its process died.
     """
 
     code: int | None
     out: str = ""
     err: str = ""
+    calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def died(self) -> bool:
         """Whether its process died."""
         return self.code is None
+
+    def came_by(self, death: Death) -> bool:
+        """Whether it came to where it was to die."""
+        return self.died or self.calls.get(death.point, 0) >= death.nth
 
 
 class Driver:
@@ -75,13 +82,28 @@ class Driver:
         except BrokenPipeError:  # it is dead already, which end() will find
             return
 
-    def end(self) -> Ran:
-        """Wait until the job has ended, or its process."""
-        watchdog = threading.Timer(_LONGEST, self.kill)
+    def end(self, longest: float = _LONGEST) -> Ran:
+        """Wait until the job has ended, or its process.
+
+        Args:
+            longest: How long it may take, in seconds.
+
+        Raises:
+            TimeoutError: It took longer, and was killed: it hangs.
+        """
+        hangs = threading.Event()
+
+        def give_up() -> None:
+            hangs.set()
+            self.kill()
+
+        watchdog = threading.Timer(longest, give_up)
         watchdog.start()
         answer, self._at_work = self._answer(), False
         watchdog.cancel()
-        return Ran(None) if answer is None else Ran(answer["code"], answer["out"], answer["err"])
+        if hangs.is_set():
+            raise TimeoutError(f"it hung for {longest:.0f} s; see {self._log.name}")
+        return Ran(None, err=f"its process died; see {self._log.name}") if answer is None else Ran(**answer)
 
     def run(
         self,
@@ -97,15 +119,15 @@ class Driver:
         self.begin(job, *arguments, death=death)
         if meanwhile is None:
             return self.end()
-        ended: list[Ran] = []
-        waiter = threading.Thread(target=lambda: ended.append(self.end()))
-        waiter.start()
-        while waiter.is_alive() and not stands_still(self.pid):
-            time.sleep(0.05)
-        meanwhile()
-        self.kill(signal.SIGCONT)
-        waiter.join()
-        return ended[0]
+        with ThreadPoolExecutor(1) as waiter:
+            ended = waiter.submit(self.end)
+            try:
+                while not ended.done() and not stands_still(self.pid):
+                    time.sleep(0.05)
+                meanwhile()
+            finally:
+                self.kill(signal.SIGCONT)
+        return ended.result()
 
     @property
     def lives(self) -> bool:
