@@ -26,6 +26,8 @@ _TABLE, _DRIVERS, _COMMITS = "silver/appended", 8, 25  # commits of each driver
 _PATIENT = ("leases.seconds=60", "leases.wait_seconds=3600", "s3.timeout_seconds=20")  # as users' runs, if not more
 _PATIENCE = 3600.0  # s that a driver may take which waits for seven others
 _SOAK = 30 * 60.0  # s
+# All that has arrived in one batch; and a heap that is soon full, since Java lets one grow before it collects.
+_SOAKED = ("silver.max_files_per_batch=1000", "spark.driver_memory=1g")
 _MAINTAIN_EVERY = 20  # hours of data
 
 
@@ -67,7 +69,7 @@ def soak(trial: Trial) -> None:
     while time.monotonic() < until:
         _arrive(trial, lake, len(latency))
         clock = time.monotonic()
-        trial.succeed(lake, sample, (RUN,), "silver.max_files_per_batch=1000")
+        trial.succeed(lake, sample, (RUN,), *_SOAKED)
         latency.append(time.monotonic() - clock)
         memory.append(_memory(trial.stage.crew.warm()))
         if len(latency) % _MAINTAIN_EVERY == 0:
