@@ -99,8 +99,10 @@ class Driver:
 
         watchdog = threading.Timer(longest, give_up)
         watchdog.start()
-        answer, self._at_work = self._answer(), False
-        watchdog.cancel()
+        try:
+            answer, self._at_work = self._answer(), False
+        finally:
+            watchdog.cancel()
         if hangs.is_set():
             raise TimeoutError(f"it hung for {longest:.0f} s; see {self._log.name}")
         return Ran(None, err=f"its process died; see {self._log.name}") if answer is None else Ran(**answer)
