@@ -107,7 +107,9 @@ class GoldSettings(_Section):
     """Bounds of a gold run, and of how long gold keeps rows."""
 
     max_bytes_per_batch: int = Field(4_000_000_000, ge=1, description="Silver bytes of one transaction")
-    rows_per_task: int = Field(4_000_000, ge=1, description="Rows that one worker holds at a time")
+    rows_per_task: int = Field(
+        4_000_000, ge=1, description="New rows for one worker at a time; with old ones it holds twice as many"
+    )
     keep_days: KeepDays = Field({}, description="Table -> days that its rows are kept after their time; else for ever")
 
 
