@@ -31,10 +31,14 @@ POINTS: Mapping[str, tuple[str, str]] = {
     "promotion.promote": ("jobs.lake.promotion", "Promotion.promote"),
     "maintaining.expire": ("jobs.lake.maintaining", "Care.expire"),
     "maintaining.tidy": ("jobs.lake.maintaining", "Care.tidy"),
+    "intents.write": ("jobs.lake.intents", "write"),
     "leases.take": ("jobs.lake.leases", "Lease.take"),
     "leases.release": ("jobs.lake.leases", "Lease.release"),
 }
 """Where a run can be made to die: before and after each of these, the first, second, ... time."""
+
+HALF_WAY = ("intents.write", "delta.append", "quarantine.append", "ledger.record")
+"""Points between which a promotion is half done."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import random
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from pathlib import Path
 from chaos import checks
 from chaos.checks import Fingerprint
 from chaos.crew import Crew, Ran
-from chaos.driver import WHEN, Death
+from chaos.driver import POINTS, WHEN, Death
 from chaos.samples import SAMPLES, Sample
 from chaos.stores import BUCKET, Disk, Stores
 from jobs.catalog import GOLD
@@ -183,13 +183,13 @@ class Trial:
                     self.stage.references.calls[name] = ran.calls
         return lake
 
-    def death(self, sample: Sample, steps: Sequence[Step], how: str = "kill") -> Death:
+    def death(self, sample: Sample, steps: Sequence[Step], how: str = "kill", among: Collection[str] = POINTS) -> Death:
         """A point that the last of these steps comes by when nothing disturbs it, and which call of it, by chance."""
         known, name = self.stage.references.calls, _named(sample, steps)
         if name not in known:
             self.prepared(sample, steps)
         calls = known[name]
-        point = self.rng.choice(sorted(calls))
+        point = self.rng.choice(sorted(set(calls) & set(among)))
         death = Death(point, self.rng.choice(WHEN), self.rng.randint(1, calls[point]), how)
         self.say(f"step {len(steps) - 1}, {steps[-1][0]}: {death}")
         return death

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from chaos import checks
-from chaos.driver import Death
+from chaos.driver import HALF_WAY, Death
 from chaos.samples import Sample
 from chaos.stores import put
 from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial, kinds
@@ -139,7 +139,7 @@ def grow(path: Path) -> None:
 def mended(trial: Trial) -> None:
     """A file is torn when a run takes it, which is killed; it is whole when the run is made again, and is taken in."""
     sample = trial.sample()
-    expected, death = trial.undisturbed(sample), trial.death(sample, FIRST)
+    expected, death = trial.undisturbed(sample), trial.death(sample, FIRST, among=HALF_WAY)
     lake = trial.prepared(sample, ARRIVALS[:1])
     name, content, at = _arrived(trial, lake, sample)
     trial.say(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from chaos.crew import Ran
+from chaos.driver import HALF_WAY
 from chaos.samples import Sample
 from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, Kind, ScenarioError, Trial
 from jobs.lake.layout import Lake
@@ -34,7 +35,7 @@ def of_silver(trial: Trial) -> None:
     first, then = trial.rng.sample([silver, (*silver, "--set", _STRICTER[sample.dataset])], 2)
     trial.say(f"{_STRICTER[sample.dataset]} in the {'first' if then == silver else 'second'} run")
     expected = trial.undisturbed(sample, (ARRIVALS[0], silver))
-    death = trial.death(sample, (ARRIVALS[0], first))
+    death = trial.death(sample, (ARRIVALS[0], first), among=HALF_WAY)
     lake = trial.prepared(sample, ARRIVALS[:1])
     trial.do(lake, sample, first, death=death)
     refused = trial.do(lake, sample, then)
