@@ -151,8 +151,8 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
             ) from error
         # What fails from here on is the file's fault: the store has given its bytes.
         try:
-            schema = pq.ParquetFile(pa.BufferReader(footer)).schema_arrow.remove_metadata()
             metadata = pq.read_metadata(pa.BufferReader(footer))
+            schema = _as_spark_reads(metadata.schema)
             if metadata.num_columns > MAX_COLUMNS:
                 raise ValueError(f"it has {metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are taken in")
             if thorough:
@@ -162,6 +162,13 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
             return Probed(file, metadata.num_rows, schema, _bounds(metadata))
         except (pa.ArrowException, OSError, TypeError, ValueError) as error:
             return Probed(file, error=shortened(error))
+
+
+def _as_spark_reads(columns: pq.ParquetSchema) -> pa.Schema:
+    """A file's columns. INT96, which Hive and Spark write for instants, Arrow takes for nanoseconds; Spark does not."""
+    schema = columns.to_arrow_schema().remove_metadata()
+    old = {columns.column(i).path for i in range(len(columns)) if columns.column(i).physical_type == "INT96"}
+    return pa.schema([f.with_type(pa.timestamp("us", "UTC")) if f.name in old else f for f in schema])
 
 
 def _footer(source: pa.NativeFile, size: int) -> bytes:

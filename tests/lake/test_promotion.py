@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import types as T
@@ -443,6 +445,21 @@ def test_accelerometer__nanoseconds_from_pandas_are_the_same_instants(lake: Cont
     assert counts(entry) == (400, 0, 400, 0)
     assert {row["sensor_id"] for row in floor.silver} == {"s=1"}
     assert [row["event_time"] for row in floor.silver] == micros.to_pylist()
+
+
+def test_accelerometer__instants_as_hive_and_spark_write_them(lake: Context):
+    floor = Floor(lake, DATASETS["accelerometer"], lake.settings.datasets["accelerometer"])
+    instants = [1_767_225_600_000_000, 1_767_225_600_000_001, -62_135_596_800_000_000, -3_000_000_000_000_000]
+    axes = {axis: pa.array([1.0] * 4, pa.float32()) for axis in ("ax", "ay", "az")}
+    rows = pa.table({"sensor_id": ["s"] * 4, "event_time": pa.array(instants, pa.timestamp("us", "UTC")), **axes})
+    old = io.BytesIO()
+    pq.write_table(rows, old, use_deprecated_int96_timestamps=True)
+    entry = floor.promote(floor.put("a.parquet", old.getvalue()))
+    assert counts(entry) == (4, 2, 0, 2)
+    assert [row["event_time"] for row in floor.silver] == rows["event_time"].to_pylist()[:2]
+    assert {reasons[0].split()[0] for _, _, reasons in floor.refused} == {"out_of_range"}
+    assert counts(floor.promote(floor.put("b.parquet", rows), number=1)) == (4, 0, 2, 2)
+    assert counts(floor.promote(floor.put("c.parquet", old.getvalue()), number=2)) == (4, 0, 2, 2)
 
 
 def test_accelerometer__instants_beyond_any_calendar_are_refused_row_by_row(lake: Context):
