@@ -153,7 +153,7 @@ def _recalled(lake: Lake, path: str, table: deltalake.DeltaTable, transaction: T
         raise DataError(
             f"{lake.relative(path)} has no commit for {transaction.tag}",
             why="this run stopped half-way so long ago that the table's log, which has its rows, no longer tells which",
-            remedy=lake.without_batch(*transaction.application.split("/")[:2]),
+            remedy=lake.without_batch(transaction.application),
         )
     return commit
 

@@ -45,7 +45,7 @@ class Intent:
             raise DataError(
                 f"{self.transaction.tag} was begun with settings that are not known any more",
                 why=f"it was stopped half-way, by another version of the suite: {error.errors()[0]['msg']}",
-                remedy=lake.without_batch(*self.transaction.application.split("/")[:2]),
+                remedy=lake.without_batch(self.transaction.application),
             ) from error
 
     def applied(self, lake: Lake, probed: Sequence[Probed]) -> list[Probed]:
@@ -101,5 +101,5 @@ def compare(lake: Lake, path: str, transaction: Transaction, fresh: int) -> None
         raise DataError(
             f"{transaction.tag} has written {written:,} rows to {lake.relative(path)}, and comes to {fresh:,} now",
             why="it was stopped half-way; its files in bronze, or the suite's rules, are no longer what they were",
-            remedy=lake.without_batch(*transaction.application.split("/")[:2]),
+            remedy=lake.without_batch(transaction.application),
         )

@@ -117,8 +117,10 @@ class Lake:
         then = "bronze is read anew, and what the tables have counts as duplicates"
         return self.without(self.checkpoint(stage, dataset), then)
 
-    def without_batch(self, stage: str, dataset: str) -> str:
-        """What to type to go on without a batch that was stopped half-way."""
+    def without_batch(self, application: str) -> str:
+        """What to type to go on without a batch of ``stage/dataset/...`` that was stopped half-way."""
+        stage, _, rest = application.partition("/")
+        dataset = rest.partition("/")[0]
         if stage == "silver":
             return self.without_checkpoint(stage, dataset)
         return self.without(self.intent(stage, dataset), "what is written counts as duplicates")

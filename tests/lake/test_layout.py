@@ -123,6 +123,19 @@ def test_without_checkpoint__can_be_typed_as_it_stands(place: str) -> None:
     assert typed[:-1] in (["rm", "-r"], ["aws", "s3", "rm", "--recursive"])
 
 
+@pytest.mark.parametrize(
+    ("application", "place", "then"),
+    [
+        ("silver/fleet/0b7c", "ops/checkpoints/silver/fleet", "bronze is read anew"),
+        ("replay/fleet", "ops/intents/replay.fleet.json", "what is written counts as duplicates"),
+    ],
+)
+def test_without_batch(application: str, place: str, then: str) -> None:
+    command, _, goes_on = Lake.parse("/data/lake").without_batch(application).partition(", then the same command: ")
+    assert command == f"rm -r /data/lake/{place}"
+    assert goes_on.startswith(then)
+
+
 def test_files__hidden_ones_are_none(tmp_path: Path) -> None:
     for name in ("a", "b/c", "d=_e/f", "g_h/i.j", "_k", ".l", "_m/n", "o/.p/q"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
