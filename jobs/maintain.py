@@ -56,6 +56,8 @@ def maintain(context: Context, care: Care, table: Kept, *, cluster: bool) -> lis
     """Take care of one table."""
     entries = []
     with delta.holding(context.lake, table.path):
+        if left := care.book(table):
+            entries.append(left)
         if table.keep_days is not None and (behind := waits(context, table)):
             context.console.say(f"maintain {table.path}: nothing expires until gold has seen it: gold --table {behind}")
         elif expired := care.expire(table):

@@ -120,12 +120,16 @@ class Care:
         first = table.first_kept(self.today)
         if first is None or table.time is None or delta.latest_version(self.lake, self._path(table)) is None:
             return None
+        self.book(table)
         batch = self._batch(table)
-        self._book(table, batch)  # of a run that died before it could
         path, too_old = self._path(table), F.col(table.time) < F.lit(first)
         with delta.in_transaction(self.spark, delta.expiry(first)):
             delta.persist(self.lake, lambda: DeltaTable.forPath(self.spark, path).delete(too_old), path)
         return self._book(table, batch)
+
+    def book(self, table: Kept) -> ledger.Entry | None:
+        """Book what a run has taken out that died before it could; None if the books have it."""
+        return self._book(table, self._batch(table))
 
     def _batch(self, table: Kept) -> ledger.Batch:
         return ledger.Batch(self.run_id, "maintain", table.path)
@@ -134,12 +138,10 @@ class Care:
         """Book the table's last expiry by what its log says, unless the books have it."""
         path, application = self._path(table), f"{EXPIRY}/{table.path}"
         number = delta.progress(self.lake, path, EXPIRY)
-        booked = delta.progress(self.lake, self.lake.ledger, application)
-        if number is None or (booked is not None and booked >= number):
+        if number is None or delta.has(self.lake, self.lake.ledger, transaction := Transaction(application, number)):
             return None
         opened = delta.open_table(self.lake, path)
         commit = opened and delta.commit_of(opened, Transaction(EXPIRY, number))
-        transaction = Transaction(application, number)
         # Once the log has forgotten the commit nobody can tell; the report then shows rows as missing.
         expired = int(commit["operationMetrics"]["numDeletedRows"]) if commit else 0
         entry = batch.entry(transaction, rows_expired=expired)

@@ -294,6 +294,19 @@ def test_expire__waits_until_gold_has_seen_the_rows(lake: Context, capfd: pytest
     assert table_of(lake, "silver/waterways").num_rows == total
 
 
+def test_expire__by_a_run_that_died_is_booked_though_gold_has_yet_to_see_it(lake: Context):
+    simulate.simulate(lake, "waterways", {**WATERWAYS, "duration": "2m"})
+    pipeline.run_stages(lake)
+    total = table_of(lake, "silver/waterways").num_rows
+    keeping = cli.context(lake.lake.uri, "testing", [KEEP])
+    with killed_at(ledger, "record"):
+        run_maintain(keeping)
+    assert table_of(lake, "silver/waterways").num_rows == 0
+    run_maintain(keeping)
+    booked = [row for row in table_of(lake, "ops/ledger").to_pylist() if row["rows_expired"]]
+    assert [(row["dataset"], row["rows_expired"]) for row in booked] == [("silver/waterways", total)]
+
+
 def test_expire__of_quarantine_is_in_the_books(floor: Floor):
     nan = events(1, 2, 3).set_column(2, "value", pa.array([1.0, float("nan"), float("nan")], pa.float32()))
     floor.promote(floor.put("a.parquet", nan))
