@@ -168,8 +168,7 @@ class Following:
         if commit is None:
             return
         transaction = delta.transaction_of(commit)
-        booked = delta.progress(self.lake, self.lake.ledger, transaction.application)
-        if booked is not None and booked >= transaction.number:
+        if delta.has(self.lake, self.lake.ledger, transaction):
             return
         counts = {**transaction.note, "rows_written": delta.rows_changed(commit)}
         entry = batch.entry(transaction, **counts)
