@@ -273,7 +273,7 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
             for row in _rows(batch):
                 number += 1
                 try:
-                    yield _Message(number - 1, _checked(_dumps(_plain(row))))
+                    yield _Message(number - 1, _decoded(_dumps(_plain(row)).encode()))
                 except _UnparsableError as why:
                     yield Refused(number, repr(row)[:_SHOWN], f"unparsable_line {why}")
     except pa.ArrowException as error:
@@ -289,13 +289,6 @@ def _rows(batch: pa.RecordBatch) -> list[Any]:
             return [error]
         rows = [row for place in range(batch.num_rows) for row in _rows(batch.slice(place, 1))]
     return rows
-
-
-def _checked(payload: str) -> str:
-    """A message that is no longer than a line may be."""
-    if len(payload.encode()) > LINE_LIMIT:
-        raise _UnparsableError(f"line: longer than {LINE_LIMIT} bytes")
-    return payload
 
 
 def _plain(value: Any) -> Any:
