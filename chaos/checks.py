@@ -82,9 +82,9 @@ def fingerprint(lake: Lake, but_for: str = "") -> Fingerprint:
 def _there(lake: Lake, names: Iterable[str]) -> Iterator[tuple[str, ds.Dataset]]:
     """Those of the tables that are there, and their rows."""
     for name in names:
-        table = opened(lake, name)
-        if table is not None:
-            yield name, table.to_pyarrow_dataset()
+        there = scan(lake, name)
+        if there is not None:
+            yield name, there
 
 
 def _asked(there: ds.Dataset, query: str) -> tuple[Any, ...]:
@@ -105,10 +105,20 @@ def opened(lake: Lake, name: str) -> DeltaTable | None:
     return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, options) else None
 
 
+def scan(lake: Lake, name: str) -> ds.Dataset | None:
+    """A table's rows; None if there is no table."""
+    table = opened(lake, name)
+    if table is None:
+        return None
+    # deltalake's own client is Python that Arrow's threads call, which may abort a process that ends.
+    files = pafs.SubTreeFileSystem(lake.arrow_path(f"{lake.uri}/{name}"), lake.filesystem())
+    return table.to_pyarrow_dataset(filesystem=files)
+
+
 def rows(lake: Lake, name: str) -> list[dict[str, Any]]:
     """The rows of a small table; none if there is no table."""
-    table = opened(lake, name)
-    found: list[dict[str, Any]] = [] if table is None else table.to_pyarrow_table().to_pylist()
+    there = scan(lake, name)
+    found: list[dict[str, Any]] = [] if there is None else there.to_table().to_pylist()
     return found
 
 
@@ -180,8 +190,8 @@ def _bronze(lake: Lake, name: str) -> tuple[int, set[str]]:
 
 
 def _count(lake: Lake, name: str) -> int:
-    table = opened(lake, name)
-    return 0 if table is None else int(table.to_pyarrow_dataset().count_rows())
+    there = scan(lake, name)
+    return 0 if there is None else int(there.count_rows())
 
 
 def _keys(lake: Lake) -> Iterator[str]:

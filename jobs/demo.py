@@ -66,8 +66,8 @@ def _show(context: Context, table: GoldTable) -> None:
 
 
 def _next(uri: str) -> str:
-    lake, table = shlex.quote(uri), json.dumps(f"{uri}/gold/engine_summary")
-    look = shlex.quote(f"from deltalake import DeltaTable; print(DeltaTable({table}).to_pandas())")
+    lake, opened = shlex.quote(uri), f'open_lake({json.dumps(uri)}).table("gold/engine_summary")'
+    look = shlex.quote(f"from jobs.lake.notebook import open_lake; print({opened})")
     return f"""What to try next
   ./spark-submit.sh status --lake {lake}
   ./spark-submit.sh report --lake {lake}          how good the data are, as a page to look at

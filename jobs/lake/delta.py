@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import deltalake
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 from delta import exceptions
 from delta.exceptions import captured  # noqa: F401  (imported, it makes PySpark raise what it defines)
 from delta.tables import DeltaTable
@@ -104,6 +106,18 @@ def open_table(lake: Lake, path: str, version: int | None = None) -> deltalake.D
     if not deltalake.DeltaTable.is_deltatable(uri, options):
         return None
     return deltalake.DeltaTable(uri, version=version, storage_options=options)
+
+
+def scan(lake: Lake, path: str, version: int | None = None) -> ds.Dataset | None:
+    """The table's rows, read without Spark; None if there is no table.
+
+    Arrow's own client reads the files. That of ``deltalake`` is Python, which Arrow's threads call: one that is still
+    to let go of a file when the process ends aborts it, exit code 134 and all (delta-io/delta-rs#2184).
+    """
+    table = open_table(lake, path, version)
+    if table is None:
+        return None
+    return table.to_pyarrow_dataset(filesystem=pafs.SubTreeFileSystem(lake.arrow_path(path), lake.filesystem()))
 
 
 def latest_version(lake: Lake, path: str) -> int | None:

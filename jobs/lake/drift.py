@@ -58,10 +58,10 @@ def record(lake: Lake, dataset: str, found: Mapping[Drift, str], transaction: Tr
 
 def _known(lake: Lake, dataset: str, found: Mapping[Drift, str]) -> set[Drift]:
     """Those of the differences that are recorded."""
-    table = delta.open_table(lake, lake.drift) if found else None
-    if table is None:
+    told = delta.scan(lake, lake.drift) if found else None
+    if told is None:
         return set()
     names = [f.name for f in fields(Drift)]
     asked = (pc.field("dataset") == dataset) & pc.field("column").isin({d.column for d in found})
-    batches = table.to_pyarrow_dataset().to_batches(columns=names, filter=asked)
+    batches = told.to_batches(columns=names, filter=asked)
     return found.keys() & (Drift(**row) for batch in batches for row in batch.to_pylist())

@@ -125,11 +125,11 @@ def record(lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction)
 
 def applications(lake: Lake, stage: str, dataset: str) -> set[str]:
     """Applications of the transactions by which a stage has brought a dataset in."""
-    table = delta.open_table(lake, lake.ledger)
-    if table is None:
+    booked = delta.scan(lake, lake.ledger)
+    if booked is None:
         return set()
     mine = (pc.field("stage") == stage) & (pc.field("dataset") == dataset) & (pc.field("outcome") == DONE)
-    batches = table.to_pyarrow_dataset().to_table(["batch_id"], filter=mine)["batch_id"].unique().to_pylist()
+    batches = booked.to_table(["batch_id"], filter=mine)["batch_id"].unique().to_pylist()
     return {batch.rpartition("/")[0] for batch in batches}
 
 

@@ -107,10 +107,9 @@ class Care:
 
     def _expired(self, table: Kept) -> int:
         """Rows that are older than the table keeps."""
-        opened, first = delta.open_table(self.lake, self._path(table)), table.first_kept(self.today)
-        if opened is None or first is None:
+        rows, first = delta.scan(self.lake, self._path(table)), table.first_kept(self.today)
+        if rows is None or first is None:
             return 0
-        rows = opened.to_pyarrow_dataset()
         kind = rows.schema.field(table.time).type
         oldest = pa.scalar(first if pa.types.is_date(kind) else datetime(first.year, first.month, first.day), kind)
         return int(rows.count_rows(filter=pc.field(table.time) < oldest))

@@ -105,11 +105,12 @@ class NotebookLake:
 
     def _dataset(self, path: str) -> ds.Dataset:
         lake = self.context.lake
-        if not self._is_delta(path):
-            return ds.dataset(lake.arrow_path(f"{lake.uri}/{path}"), filesystem=lake.filesystem(), partitioning="hive")
-        table = delta.open_table(lake, f"{lake.uri}/{path}")
-        assert table is not None
-        return table.to_pyarrow_dataset()
+        place = f"{lake.uri}/{path}"
+        if self._is_delta(path):
+            table = delta.scan(lake, place)
+            assert table is not None
+            return table
+        return ds.dataset(lake.arrow_path(place), filesystem=lake.filesystem(), partitioning="hive")
 
 
 def _jars() -> Path:

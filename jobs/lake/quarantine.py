@@ -70,10 +70,10 @@ def count(lake: Lake, dataset: str, transaction: Transaction) -> int:
     if not delta.has(lake, path, transaction):
         return 0
     before = delta.version_before(lake, path, transaction)
-    there = delta.open_table(lake, path, 0 if before is None else before + 1)
+    there = delta.scan(lake, path, 0 if before is None else before + 1)
     assert there is not None
     mine = (pc.field("batch_id") == transaction.tag) & pc.field("source_row").is_valid()
-    return int(there.to_pyarrow_dataset().count_rows(filter=mine))
+    return int(there.count_rows(filter=mine))
 
 
 def _same_place(other: str) -> Column:

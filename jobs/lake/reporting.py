@@ -324,10 +324,9 @@ def order_column(dataset: Dataset) -> tuple[str, bool] | None:
 
 def _rows(lake: Lake, path: str, declared: T.StructType | None = None) -> pads.Dataset | None:
     """A table; columns that came with a later release than the one that wrote it are null."""
-    table = delta.open_table(lake, path)
-    if table is None:
+    rows = delta.scan(lake, path)
+    if rows is None:
         return None
-    rows = table.to_pyarrow_dataset()
     later = [f for f in to_arrow_schema(declared) if f.name not in rows.schema.names] if declared else []
     return rows.replace_schema(pa.schema([*rows.schema, *later])) if later else rows
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 import pytest
 from delta.exceptions import ConcurrentAppendException
 from delta.tables import DeltaTable as SparkTable
@@ -116,6 +118,19 @@ def test_progress_and_latest_version(lake: Context, table: str):
     assert delta.latest_version(lake.lake, nowhere) is None
     assert delta.files(lake.lake, nowhere, 0) == []
     assert not Path(nowhere).exists()
+
+
+def test_scan__rows_of_a_version_and_no_thread_of_arrow_calls_python(lake: Context, table: str):
+    there, first = delta.scan(lake.lake, table), delta.scan(lake.lake, table, 0)
+    assert isinstance(there, ds.FileSystemDataset)
+    assert first is not None
+    assert sorted(there.to_table()["id"].to_pylist()) == [1, 2, 3, 4, 5, 6]
+    assert sorted(first.to_table()["id"].to_pylist()) == [1, 2, 3]
+    assert delta.scan(lake.lake, lake.lake.silver("nowhere")) is None
+    read_by = there.filesystem
+    while isinstance(read_by, pafs.SubTreeFileSystem):
+        read_by = read_by.base_fs
+    assert not isinstance(read_by, pafs.PyFileSystem)
 
 
 def test_version_before__as_the_first_attempt_saw_it(lake: Context, table: str):
