@@ -270,7 +270,7 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
         if file.metadata.num_columns > MAX_COLUMNS:
             raise _foreign(name, f"it has {file.metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are taken in")
         for batch in file.iter_batches(batch_size=_FEW_ROWS):
-            for row in _rows(batch):
+            for row in _rows(batch, name):
                 number += 1
                 try:
                     yield _Message(number - 1, _decoded(_dumps(_plain(row)).encode()))
@@ -280,14 +280,18 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
         raise _foreign(name, f"it cannot be read as Parquet after row {number}: {error}", "fetch it again") from error
 
 
-def _rows(batch: pa.RecordBatch) -> list[Any]:
+def _rows(batch: pa.RecordBatch, name: str) -> list[Any]:
     """The rows as Python has them; its error in the place of one with an instant that Python's calendar has not."""
     try:
         rows: list[Any] = batch.to_pylist()
     except OverflowError as error:
         if batch.num_rows == 1:
             return [error]
-        rows = [row for place in range(batch.num_rows) for row in _rows(batch.slice(place, 1))]
+        rows = [row for place in range(batch.num_rows) for row in _rows(batch.slice(place, 1), name)]
+    except LookupError as error:
+        raise _foreign(
+            name, f"it has times of a zone that is not known: {error}", "write it with times in UTC"
+        ) from error
     return rows
 
 

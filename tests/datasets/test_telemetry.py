@@ -402,6 +402,12 @@ def test_parse__parquet_that_is_none():
     assert "two columns of one name" in refusal("a.parquet", parquet(twice))
 
 
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "+25:00"])
+def test_parse__parquet_with_times_of_no_known_zone_is_refused(zone: str):
+    instants = pa.array([None, 1], pa.timestamp("us", zone))
+    assert f"times of a zone that is not known: '{zone}'" in refusal("a.parquet", parquet(pa.table({"at": instants})))
+
+
 def test_parse__parquet_is_read_piece_by_piece():
     table = pa.table({"n": list(range(50_000))})
     batches = list(parse(Memory("a.parquet", parquet(table, row_group_size=50_000))))
