@@ -312,15 +312,15 @@ class Trial:
         differences = found.differences(expected, but_for_rivals=but_for_rivals)
         if not differences and found.differences(expected):
             self.say("another of two rows with one key came first")
-        self.hold(lake, *differences, read_again=read_again)
+        self.hold(lake, *differences, read_again=read_again, but_for=but_for)
 
-    def hold(self, lake: Lake, *wrong: str, read_again: bool = False) -> None:
+    def hold(self, lake: Lake, *wrong: str, read_again: bool = False, but_for: str = "") -> None:
         """Look for all that must hold of any lake, when these things are known to be wrong already.
 
         Raises:
             ScenarioError: Something is wrong.
         """
-        if found := [*wrong, *checks.broken(lake, read_again=read_again)]:
+        if found := [*wrong, *checks.broken(lake, read_again=read_again, but_for=but_for)]:
             raise ScenarioError("\n".join(found))
 
 

@@ -33,6 +33,7 @@ def check(lake: Lake, stage: str, dataset: str) -> None:
     first = min([*batches, max(begun - 1, 0)])  # of the two that Spark reads the first may be gone
     wanted = ["metadata", *(f"offsets/{number}" for number in range(first, begun + 1))]
     wanted += [f"commits/{begun - 1}"] if begun > first else []
+    wanted += [f"commits/{begun}"] if begun in commits else []
     wanted += [f"sources/0/{joined}.compact"] if joined >= 0 else []
     try:
         for part in wanted:

@@ -108,6 +108,18 @@ def test_broken__names_the_damage(lake: Lake, damage: Callable[[Lake], object], 
     assert [pattern for pattern in named if not re.search(pattern, found)] == [], found
 
 
+def test_broken__a_flaw_that_spark_reads_past_and_arrow_does_not(lake: Lake):
+    file = first_file(lake, "bronze/accelerometer")
+    content = bytearray(file.read_bytes())
+    content[4] = 0xFF  # where the header of its first page begins
+    file.write_bytes(content)
+    name = file.relative_to(lake.uri).as_posix()
+    assert f"{name} cannot be read and is not in quarantine" in broken(lake)
+    assert broken(lake, but_for=name) == []
+    table(lake, SILVER).delete(FIRST_SECONDS)
+    assert broken(lake, but_for=name) == ["silver/accelerometer has 994 rows, the books 2983"]
+
+
 def test_broken__rows_that_expired_are_in_the_books(lake: Lake):
     table(lake, SILVER).delete(FIRST_SECONDS)
     book(lake, stage="maintain", dataset=SILVER, batch_id="maintain/expiry/20454", rows_expired=1_989)

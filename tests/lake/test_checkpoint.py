@@ -175,6 +175,20 @@ def test_check__a_part_that_is_torn_or_gone_is_named_with_what_to_type(promoted:
     assert f"rm -r {promoted.lake.checkpoint('silver', 'toy')}," in told.value.remedy
 
 
+@pytest.mark.parametrize("size", [0, 10])
+def test_check__the_commit_of_the_last_batch_may_be_gone_but_not_torn(promoted: Context, size: int):
+    path = Path(promoted.lake.checkpoint("silver", "toy")) / "commits" / "2"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:size])
+        with pytest.raises(DataError, match="toy is damaged: commits/2"):
+            checkpoint.check(promoted.lake, "silver", "toy")
+        path.unlink()
+        checkpoint.check(promoted.lake, "silver", "toy")
+    finally:
+        path.write_bytes(content)
+
+
 def test_check__the_last_batch_but_one_is_wanted_though_all_before_the_last_are_gone(promoted: Context):
     parts = [Path(promoted.lake.checkpoint("silver", "toy"), "offsets", str(number)) for number in (0, 1)]
     contents = [part.read_bytes() for part in parts]
