@@ -74,7 +74,8 @@ def promote(context: Context, dataset: Dataset) -> list[Entry]:
                 )
                 files = checkpoint.batch_files(lake, "silver", name, number)
                 entries.append(promotion.promote(files, Transaction(application, number)))
-                booked.add(application)
+                if application not in booked:  # what another stream has left is in the books by now as well
+                    booked.update(ledger.applications(lake, "silver", name))
                 context.progress(entries[-1])
 
             _each_batch(lake, name, arrivals, promote_batch)

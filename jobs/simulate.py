@@ -57,8 +57,8 @@ def simulate(
 
     spark = context.spark.sparkContext
     slices = min(len(units), 16 * spark.defaultParallelism)
+    write_truth(simulator, params, writer)  # first: gold that is held against it takes in each row of silver once
     written = spark.parallelize(units, slices).flatMap(work).collect()
-    write_truth(simulator, params, writer)
     entry = batch.entry(context.run_id, files=len(written), rows_written=sum(file.rows for file in written))
     ledger.record(context.lake, [entry], Transaction(f"simulate/{name}/{context.run_id}", 0))
     context.progress(entry)

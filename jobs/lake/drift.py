@@ -53,7 +53,11 @@ def record(lake: Lake, dataset: str, found: Mapping[Drift, str], transaction: Tr
         if d not in known
     ]
     if rows:
-        delta.append_here(lake, pa.Table.from_pylist(rows, to_arrow_schema(SCHEMA)), lake.drift, transaction)
+        # Not by the batch's own transaction: a repetition may see what its first attempt did not.
+        application = f"drift/{dataset}"
+        number = delta.progress(lake, lake.drift, application)
+        once = Transaction(application, 0 if number is None else number + 1)
+        delta.append_here(lake, pa.Table.from_pylist(rows, to_arrow_schema(SCHEMA)), lake.drift, once)
 
 
 def _known(lake: Lake, dataset: str, found: Mapping[Drift, str]) -> set[Drift]:

@@ -115,7 +115,7 @@ class Lake:
     def without_checkpoint(self, stage: str, dataset: str) -> str:
         """What to type to go on without a checkpoint."""
         then = "bronze is read anew, and what the tables have counts as duplicates"
-        return self.without(self.checkpoint(stage, dataset), then)
+        return self.without(self.checkpoint(stage, dataset), then, folder=True)
 
     def without_batch(self, application: str) -> str:
         """What to type to go on without a batch of ``stage/dataset/...`` that was stopped half-way."""
@@ -125,10 +125,12 @@ class Lake:
             return self.without_checkpoint(stage, dataset)
         return self.without(self.intent(stage, dataset), "what is written counts as duplicates")
 
-    def without(self, place: str, then: str) -> str:
+    def without(self, place: str, then: str, *, folder: bool = False) -> str:
         """What to type to go on without a file, or a folder, and what happens then."""
-        remove = ["aws", "s3", "rm", "--recursive", self.delta_uri(place)] if self.on_s3 else ["rm", "-r", place]
-        return f"{shlex.join(remove)}, then the same command: {then}"
+        # Of a single file the AWS client removes nothing when it is told to go down from there.
+        remove, all_of_it = (["aws", "s3", "rm"], "--recursive") if self.on_s3 else (["rm"], "-r")
+        words = [*remove, *([all_of_it] if folder else []), self.delta_uri(place)]
+        return f"{shlex.join(words)}, then the same command: {then}"
 
     def relative(self, path: str) -> str:
         """A path as it stands below the lake's root: the same for a folder and for S3."""

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from jobs.lake import delta, diagnosis, drift, intents, ledger, quarantine
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import MachineError
+from jobs.lake.errors import DataError, MachineError
 from jobs.lake.intake import Arrived, Probed
 from jobs.lake.intents import Intent
 from jobs.lake.judging import Judge
@@ -87,13 +87,17 @@ class Promotion:
     def _book_left(self, begun: Intent) -> None:
         """Book a batch of another stream that was stopped before it was booked, if its checkpoint was then removed.
 
-        Its files come again, and what it has written counts as duplicates of that.
+        Its files come again, and what it has written counts as duplicates of that. Once the tables' logs have forgotten
+        its commits nobody can tell how much that is; the report then shows rows as missing.
         """
         transaction, name = begun.transaction, self.dataset.name
         if delta.has(self.lake, self.lake.ledger, transaction) or not self._has_committed(transaction):
             return
-        written = delta.rows_of(self.lake, self.lake.silver(name), transaction)
-        refused = quarantine.count(self.lake, name, transaction)
+        try:
+            written = delta.rows_of(self.lake, self.lake.silver(name), transaction)
+            refused = quarantine.count(self.lake, name, transaction)
+        except DataError:
+            written = refused = 0
         entry = self._batch().entry(
             transaction,
             files_quarantined=len(begun.refused),

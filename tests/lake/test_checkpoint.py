@@ -140,6 +140,19 @@ def test_silver__without_its_checkpoint_reads_bronze_again_and_doubles_nothing(l
     assert floor.refused == sorted([*refused, ("d.parquet", 0, ["missing id: no value"])], key=lambda r: r[0])
 
 
+def test_silver__without_the_checkpoint_of_a_first_batch_that_was_not_booked(lake: Context):
+    floor = Floor(with_toy(lake))
+    for name in "abc":
+        floor.put(f"{name}.parquet", parquet(2, id=[name, None]))
+    with killed_at(ledger, "record"):
+        silver.promote(floor.context, TOY)
+    assert (len(floor.silver), len(floor.refused)) == (3, 3)
+    shutil.rmtree(lake.lake.checkpoint("silver", "toy"))
+    entries = silver.promote(with_toy(lake, max_files_per_batch=1), TOY)
+    assert [counts(entry) for entry in entries] == [(2, 0, 2, 0)] * 3
+    assert (len(floor.silver), len(floor.refused)) == (3, 3)
+
+
 PARTS = ["metadata", "offsets/1", "offsets/2", "commits/1", "sources/0/0", "sources/0/2"]
 
 

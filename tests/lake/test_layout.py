@@ -124,15 +124,17 @@ def test_without_checkpoint__can_be_typed_as_it_stands(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("application", "place", "then"),
+    ("place", "application", "command", "then"),
     [
-        ("silver/fleet/0b7c", "ops/checkpoints/silver/fleet", "bronze is read anew"),
-        ("replay/fleet", "ops/intents/replay.fleet.json", "what is written counts as duplicates"),
+        ("/lake", "silver/fleet/0b7c", "rm -r /lake/ops/checkpoints/silver/fleet", "bronze is read anew"),
+        ("/lake", "replay/fleet", "rm /lake/ops/intents/replay.fleet.json", "what is written counts as duplicates"),
+        ("s3a://b/x", "silver/fleet/0b7c", "aws s3 rm --recursive s3://b/x/ops/checkpoints/silver/fleet", "bronze is"),
+        ("s3a://b/x", "replay/fleet", "aws s3 rm s3://b/x/ops/intents/replay.fleet.json", "what is written counts"),
     ],
 )
-def test_without_batch(application: str, place: str, then: str) -> None:
-    command, _, goes_on = Lake.parse("/data/lake").without_batch(application).partition(", then the same command: ")
-    assert command == f"rm -r /data/lake/{place}"
+def test_without_batch(place: str, application: str, command: str, then: str) -> None:
+    typed, _, goes_on = Lake.parse(place).without_batch(application).partition(", then the same command: ")
+    assert typed == command
     assert goes_on.startswith(then)
 
 

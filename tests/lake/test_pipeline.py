@@ -14,9 +14,10 @@ from pyspark.sql import SparkSession
 
 from jobs import gold, ingest, pipeline, silver, simulate
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli, delta, ledger
+from jobs.lake import checkpoint, cli, delta, ledger
 from jobs.lake.cli import Context
 from sim.faults import FaultParameters, expected_duplicates, expected_refusals
+from tests.lake.conftest import killed_at
 
 QUADRUPEDS = {"entities": 3, "start": "2026-01-01T00:59:30Z", "duration": "1m", "rate_hz": 100, "seed": 7}
 ENGINES = {"entities": 6, "seed": 7}
@@ -131,6 +132,12 @@ def test_lake__on_s3_holds_the_rows_of_the_lake_in_a_folder(promoted: Context, s
 
 def engine_file(name: str) -> str:
     return str(Path(__file__).parents[2] / "sim" / "data" / "turbofan" / name)
+
+
+def test_simulate__the_truth_is_there_before_any_row_that_is_held_against_it(lake: Context):
+    with killed_at(simulate, "write_truth"):
+        simulate.simulate(lake, "accelerometer", QUADRUPEDS)
+    assert checkpoint.bronze_files(lake.lake, "accelerometer") == []
 
 
 def test_readers__deltalake_and_duckdb_agree_without_spark(lake: Context):

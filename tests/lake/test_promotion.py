@@ -291,6 +291,21 @@ def test_promote__a_repetition_that_comes_to_something_else_is_refused_and_the_w
     assert len(booked) == 2
 
 
+def test_promote__what_another_stream_left_so_long_ago_that_the_log_has_forgotten_it(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+):
+    file = floor.put("a.parquet", toy(("a", 1, 1.0), ("a", 2, NAN)))
+    with killed_at(ledger, "record"):
+        floor.promote(file)
+    monkeypatch.setattr(delta, "commit_of", lambda *_: None)
+    with pytest.raises(DataError, match="no commit for silver/toy/q/0") as told:
+        floor.promote(file)
+    assert "ops/checkpoints/silver/toy, then the same command" in told.value.remedy
+    promotion = replace(floor.promotion, read_again=True)
+    assert counts(promotion.promote([file], Transaction("silver/toy/another", 0))) == (2, 0, 2, 0)
+    assert (len(floor.silver), len(floor.refused)) == (1, 1)
+
+
 # --- drift ----------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +358,17 @@ def test_record__of_a_batch_no_more_than_can_be_looked_at(floor: Floor):
         assert recorded[0] == ("(any)", "more", "", "more than 2,000 in one batch", "a.parquet")
     drift_record(lake, "toy", dict.fromkeys(shown[-5:], "b.parquet"), Transaction("silver/toy/q", 2))
     assert len(drift(floor)) == 2_006
+
+
+def test_record__what_a_first_attempt_did_not_see(floor: Floor):
+    bad = floor.put("a.parquet", b"torn"), floor.put("b.parquet", toy(("b", 1, 1.0, 1), other=pa.int32()))
+    with killed_at(delta, "append"):
+        floor.promote(*bad)
+    assert [(name, kind) for name, kind, *_ in drift(floor)] == [("other", "added")]
+    mended = floor.put("a.parquet", toy(("a", 1, 1.0, 1), extra=pa.int32()))
+    floor.promote(mended, bad[1])
+    assert [(name, kind) for name, kind, *_ in drift(floor)] == [("extra", "added"), ("other", "added")]
+    assert len(floor.silver) == 2
 
 
 def test_promote__what_later_files_bring_for_a_new_column_must_fit_it(floor: Floor):
