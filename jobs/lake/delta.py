@@ -277,12 +277,16 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, row
     Returns:
         Whether it was done now, and not before.
     """
-    if has(lake, path, transaction):
-        rows.write.format("noop").mode("overwrite").save()
-        return False
     writer = _write(rows, "append", transaction).options(mergeSchema=True, maxRecordsPerFile=rows_per_file)
-    persist(lake, lambda: writer.save(path), path)
-    return True
+
+    def write() -> bool:
+        if has(lake, path, transaction):  # or a run that was taken for dead has done it since the last attempt
+            rows.write.format("noop").mode("overwrite").save()
+            return False
+        writer.save(path)
+        return True
+
+    return persist(lake, write, path)
 
 
 def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction) -> None:

@@ -407,6 +407,16 @@ def test_persist__a_write_that_another_commit_overtakes_is_done_again(
     assert DeltaTable(table).history(2)[1]["operation"] == "OPTIMIZE"
 
 
+def test_append__that_another_run_comes_before_with_is_not_its_own(lake: Context, table: str, tmp_path: Path):
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+    other = lake.spark.newSession().range(7, 8).withColumn("x", F.col("id") * 10)
+    once = delta._write(other, "append", Transaction("app", 3))
+    with overtaking(lambda: once.save(table), begun, go_on):
+        new = meanwhile(numbers(lake, 7, 7), begun, go_on)
+        assert not delta.append(lake.lake, new, table, Transaction("app", 3))
+    assert content(table) == [(n, 10 * n) for n in range(1, 8)]
+
+
 def test_persist__gives_up_in_the_end_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tries, pauses = [], []
     monkeypatch.setattr(delta.time, "sleep", pauses.append)
