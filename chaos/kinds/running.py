@@ -13,7 +13,7 @@ import pyarrow as pa
 from chaos import checks
 from chaos.driver import WHEN, Death
 from chaos.stores import FIRST_ARRIVAL, put
-from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Trial
+from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Step, Trial
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake.tables import Grouped
 from sim.writers import encode
@@ -25,6 +25,7 @@ _COUNTING = {
     *(f"gold/{table.name}" for table in GOLD.values() if isinstance(table.how, Grouped) and table.how.also),
 }
 _YEAR = 365 * 86_400.0  # s
+_JOBS = 8  # that are run in an order by chance
 _ARRIVED = (*FIRST, ARRIVALS[1])  # a part has been run, another waits
 
 
@@ -43,6 +44,19 @@ def at_once(trial: Trial, *, on_s3: bool) -> None:
             ran, beside = trial.do(lake, sample, step), other.end()
             if {ran.code, beside.code} != {0}:
                 raise ScenarioError(f"{' '.join(step)}:\n{ran.err}\n{beside.err}")
+    trial.check(lake, expected)
+
+
+def any_order(trial: Trial) -> None:
+    """Jobs by chance in an order by chance, gold table by table: in the end it is as if all had been run in order."""
+    sample = trial.sample()
+    expected, lake, dataset = trial.undisturbed(sample), trial.lake(), ("--dataset", sample.dataset)
+    tables = [("gold", "--table", table.name) for table in GOLD.values() if table.dataset == sample.dataset]
+    others: list[Step] = [("silver", *dataset), ("replay", *dataset), ("maintain", "--table", "all")]
+    steps = trial.rng.choices([*others, *tables], k=_JOBS)
+    steps.insert(trial.rng.randrange(_JOBS), ARRIVALS[1])
+    trial.say(", ".join(" ".join(word for word in step if not word.startswith("--")) for step in steps))
+    trial.succeed(lake, sample, (ARRIVALS[0], *steps, RUN))
     trial.check(lake, expected)
 
 
@@ -186,6 +200,7 @@ def older_lake(trial: Trial) -> None:
 KINDS = (
     Kind("two-at-once", "two drivers run the same jobs on one lake in a folder", partial(at_once, on_s3=False)),
     Kind("two-at-once-s3", "two drivers run the same jobs on one lake in S3", partial(at_once, on_s3=True)),
+    Kind("any-order", "jobs are run in an order by chance, gold table by table", any_order),
     Kind("checkpoint-gone", "the checkpoint is deleted", checkpoint_gone),
     Kind("checkpoint-torn", "a file of the checkpoint is torn, empty or gone", checkpoint_torn),
     Kind("clock-skew", "files arrive by clocks that are years off", clock_skew),
