@@ -116,8 +116,9 @@ def batch_files(lake: Lake, stage: str, dataset: str, number: int) -> list[Arriv
 
 
 def arrived(lake: Lake, names: Sequence[str]) -> list[Arrived]:
-    """Files by their names relative to the lake; one that is gone has a length of -1."""
-    return _arrived(lake, [f"{lake.uri}/{name}" for name in names])
+    """Files by their names relative to the lake, oldest first; one that is gone has a length of -1."""
+    found = _arrived(lake, [f"{lake.uri}/{name}" for name in names])
+    return sorted(found, key=lambda f: (f.modified, f.path))
 
 
 def _arrived(lake: Lake, paths: Sequence[str]) -> list[Arrived]:

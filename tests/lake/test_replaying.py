@@ -182,6 +182,42 @@ def test_replay__that_cannot_be_repeated_is_refused_and_the_way_on_loses_nothing
     assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 2)]
 
 
+def test_replay__a_file_that_only_spark_cannot_read_stays_and_stops_nothing(floor: Floor):
+    """The name that only Hadoop cannot read."""
+    odd, good = floor.put("2026-01-01T00:00.parquet", rows(1.0)), floor.put("b.parquet", rows(50.0, first=1))
+    floor.promote(odd, good, dataset=strict(10))
+    plan = again(floor, strict(100)).plan()
+    assert plan == {"tried": 1, "pass": 1, "duplicates": 0, "stay": 0, "files_stay": 1}
+    (entry,) = again(floor, strict(100)).replay()
+    assert (counts(entry), entry.files, entry.files_quarantined) == ((1, 1, 0, 0), 2, 1)
+    assert floor.values == [("a", 1, 50.0)]
+    why = ["unreadable_file file: Spark cannot read the file"]
+    assert [(r["source_file"], r["reasons"], r["attempts"]) for r in floor.quarantine] == [
+        ("bronze/toy/2026-01-01T00:00.parquet", why, 2)
+    ]
+
+
+def test_replay__is_finished_in_the_order_in_which_files_had_arrived(floor: Floor):
+    first, second = floor.put("a.parquet", rows(50.0)), floor.put("b.parquet", rows(60.0))
+    floor.promote(first, second, dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    floor.put("a.parquet", rows(50.0))  # the same again, later
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(2, 1, 0, 1)]
+    assert floor.values == [("a", 0, 50.0)]
+    assert [r["source_file"] for r in floor.quarantine] == ["bronze/toy/b.parquet"]
+
+
+def test_replay__whose_files_are_gone_when_it_is_finished_is_refused(floor: Floor):
+    file = floor.put("a.parquet", rows(50.0))
+    floor.promote(file, dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    Path(file.path).unlink()
+    with pytest.raises(DataError, match="has written 1 rows to silver/toy, and comes to 0 now"):
+        [*again(floor, strict(100)).replay()]
+
+
 def test_since__is_an_instant():
     assert replay._instant("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
     assert replay._instant("2026-01-31T01:00:00+01:00") == datetime(2026, 1, 31, tzinfo=UTC)
