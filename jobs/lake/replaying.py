@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial, reduce
@@ -16,6 +16,7 @@ from jobs.lake import delta, drift, intents, ledger, quarantine, sifting
 from jobs.lake.checkpoint import arrived
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
+from jobs.lake.errors import DataError
 from jobs.lake.intake import Probed
 from jobs.lake.intents import Intent
 from jobs.lake.judging import Judge, Judged
@@ -126,6 +127,7 @@ class Replay:
             as_begun = replace(self, thresholds=thresholds, selection=selection)
             yield as_begun._try(begun, begun=True)
             tried = begun.details["files"] if as_begun == self else []
+        yield from self._book_left()
         for names in self._batches(tried):
             details = {"files": names, "version": self._version(), **self.selection.told}
             transaction = Transaction(self._application, self._last() + 1)
@@ -142,6 +144,27 @@ class Replay:
 
     def _batch(self) -> ledger.Batch:
         return ledger.Batch(self.run_id, "replay", self.dataset.name)
+
+    def _book_left(self) -> Iterator[ledger.Entry]:
+        """Book a batch that was stopped half-way, and that cannot be finished: its intent was removed.
+
+        Its rows are in quarantine still, and come again. Those that it has let pass then count as duplicates, of
+        themselves; so many are taken off here, that each row counts once. Once silver's log has forgotten the batch
+        nobody can tell how many there are; the report then shows rows as missing.
+        """
+        number = self._last()
+        left, once = Transaction(self._application, number), Transaction(f"{self._application}/left", number)
+        if number < 0 or delta.has(self.lake, self.path, left) or delta.has(self.lake, self.lake.ledger, once):
+            return
+        batch, written = self._batch(), 0
+        passed = ledger.booked(self.lake, left, "rows_written", "rows_duplicate")
+        if not delta.has(self.lake, self.lake.ledger, left):
+            with suppress(DataError):
+                written = delta.rows_of(self.lake, self._silver, left)
+        counts = {"rows_written": written, "rows_duplicate": -written - passed, "rows_quarantined": passed}
+        entry = batch.entry(once, **counts).check()
+        ledger.record(self.lake, [entry], once)
+        yield entry
 
     def _try(self, intent: Intent, *, begun: bool = False) -> ledger.Entry:
         """Try what an intent says; if that was begun before, its files are taken as they were then."""

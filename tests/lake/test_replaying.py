@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import replay
-from jobs.lake import judging, ledger, quality, quarantine
+from jobs.lake import delta, intents, judging, ledger, quality, quarantine
 from jobs.lake.cli import Context
 from jobs.lake.errors import DataError, UsageError
 from jobs.lake.ledger import Entry
@@ -166,20 +166,41 @@ def test_replay__what_was_begun_is_finished_as_it_was_begun(lake: Context, place
     assert sum(e["rows_written"] for e in floor.rows("ops/ledger") if e["stage"] == "replay") == 6
 
 
-def test_replay__that_cannot_be_repeated_is_refused_and_the_way_on_loses_nothing(floor: Floor):
+@pytest.mark.parametrize("place", ["record", "settle"])
+def test_replay__that_cannot_be_repeated_is_refused_and_the_way_on_loses_nothing(floor: Floor, place: str):
     floor.promote(floor.put("a.parquet", rows(50.0, 60.0, NAN)), dataset=strict(10))
-    with killed_at(ledger, "record"):
+    with killed_at(*{"record": (ledger, "record"), "settle": (quarantine, "settle")}[place]):
         [*again(floor, strict(100)).replay()]
     with pytest.raises(DataError, match="replay/toy/0 has written 2 rows to silver/toy, and comes to 1 now") as told:
         [*again(floor, strict(55)).replay()]
     typed, _, then = (told.value.remedy or "").partition(", then the same command: ")
     assert then == "what is written counts as duplicates"
     command = shlex.split(typed)
-    assert command[:2] == ["rm", "-r"]
-    Path(command[2]).unlink()
-    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(3, 0, 2, 1)]
+    assert command[0] == "rm"
+    Path(command[-1]).unlink()
+    with killed_at(intents, "write"):  # and once more, when what was left is booked
+        [*again(floor, strict(55)).replay()]
+    assert life(floor) == (3, 3)
+    # By these rules a row stays that silver has by now.
+    assert [counts(entry) for entry in again(floor, strict(55)).replay()] == [(3, 0, 1, 2)]
+    assert life(floor) == (3, 3)
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(2, 0, 1, 1)]
     assert floor.values == [("a", 0, 50.0), ("a", 1, 60.0)]
-    assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 2)]
+    assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 3)]
+    assert life(floor) == (3, 3)
+    booked = [entry for entry in floor.rows("ops/ledger") if entry["stage"] == "replay"]
+    assert [sum(e[f"rows_{k}"] for e in booked) for k in ("written", "duplicate")] == [2, 0]
+
+
+def test_replay__that_was_left_so_long_ago_that_the_log_forgot_it_goes_on(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+):
+    floor.promote(floor.put("a.parquet", rows(50.0, NAN)), dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    Path(floor.context.lake.intent("replay", "toy")).unlink()
+    monkeypatch.setattr(delta, "commit_of", lambda *_: None)
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(0, 0, 0, 0), (2, 0, 1, 1)]
 
 
 def test_replay__a_file_that_only_spark_cannot_read_stays_and_stops_nothing(floor: Floor):
