@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.lake import delta, leases
+from jobs.lake import checkpoint, delta, leases
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import DataError
 from jobs.lake.intake import Arrived, Probed
@@ -115,7 +115,26 @@ def is_half_done(lake: Lake, stage: str, dataset: str, transaction: Transaction)
     """Whether a batch has committed something, and not all: it is to be repeated."""
     silver, refused = lake.silver(dataset), lake.quarantine(dataset)
     first, last = {"silver": ((silver, refused), lake.ledger), "replay": ((silver, lake.ledger), refused)}[stage]
-    return any(delta.has(lake, table, transaction) for table in first) and not delta.has(lake, last, transaction)
+    if not any(delta.has(lake, table, transaction) for table in first):
+        return False
+    # A promotion that is booked comes again all the same, until Spark has it as done.
+    again = stage == "silver" and checkpoint.is_open(lake, stage, dataset, transaction.number)
+    return again or not delta.has(lake, last, transaction)
+
+
+def half_done(lake: Lake, dataset: str) -> str:
+    """The stage by which a dataset's last batch is half done; empty if there is none.
+
+    Its repetition compares with silver, and reads quarantine, as they were when it was begun.
+
+    Raises:
+        DataError: An intent is damaged.
+    """
+    for stage in ("silver", "replay"):
+        last = read(lake, stage, dataset)
+        if last and is_half_done(lake, stage, dataset, last.transaction):
+            return stage
+    return ""
 
 
 def compare(lake: Lake, path: str, transaction: Transaction, fresh: int) -> None:

@@ -64,7 +64,8 @@ class Care:
     """Takes care of the tables of a lake, one by one, while others read and write them.
 
     Compaction changes no row, and a conflicting commit of a promotion is waited for. What is removed has been out of
-    the table for ``vacuum_hours``, so no reader and no run that is to be repeated needs it.
+    the table for ``vacuum_hours``, so no reader needs it; a batch that is half done may, however old it is, and its
+    tables are to be left alone (:func:`jobs.lake.intents.half_done`).
 
     Attributes:
         open_spark: Opens the session; to look none is needed.
