@@ -156,8 +156,11 @@ class Care:
         done = Done(*joined, *removed)
         if done == Done():
             return None
-        entry = batch.entry(f"maintain/{self.run_id}", files=done.files_joined, bytes_read=done.bytes_joined)
-        ledger.record(self.lake, [entry], Transaction(f"maintain/{self.run_id}/{table.path}", 0))
+        application = f"maintain/tidy/{table.path}"
+        number = delta.progress(self.lake, self.lake.ledger, application)
+        transaction = Transaction(application, 0 if number is None else number + 1)
+        entry = batch.entry(transaction, files=done.files_joined, bytes_read=done.bytes_joined)
+        ledger.record(self.lake, [entry], transaction)
         return done, entry
 
     def _join(self, table: Kept, *, cluster: bool) -> tuple[int, int, int]:

@@ -371,7 +371,7 @@ def test_maintain__leaves_what_a_batch_that_is_half_done_compares_with(floor: Fl
         (place / folder / "2").touch()
         assert maintain.begun(floor.context, SILVER) == waits_for
     (tidied,) = maintain.maintain(floor.context, care(floor.context), SILVER, cluster=False)
-    assert tidied.files == 3
+    assert (tidied.files, tidied.batch_id) == (3, "maintain/tidy/silver/toy/0")
     assert len(floor.silver) == 5
 
 
