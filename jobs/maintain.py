@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from jobs import gold
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli, delta
+from jobs.lake import cli, delta, intents
 from jobs.lake.cli import Context
 from jobs.lake.ledger import Entry
 from jobs.lake.maintaining import Care, Done, Kept
@@ -29,7 +29,7 @@ def run(context: Context, options: argparse.Namespace) -> None:
         lambda: context.spark, context.lake, context.settings.maintain, context.run_id, datetime.now(UTC).date()
     )
     if context.plan:
-        looks = [{**care.look(table), "waits": waits(context, table)} for table in chosen]
+        looks = [{**care.look(table), "waits": begun(context, table) or waits(context, table)} for table in chosen]
         context.console.table("would maintain", [look for look in looks if look["files"]])
         return
     entries = [entry for table in chosen for entry in maintain(context, care, table, cluster=options.cluster)]
@@ -58,6 +58,9 @@ def maintain(context: Context, care: Care, table: Kept, *, cluster: bool) -> lis
     with delta.holding(context.lake, table.path):
         if left := care.book(table):
             entries.append(left)
+        if half_done := begun(context, table):
+            context.console.say(f"maintain {table.path}: nothing is done until what was begun is finished: {half_done}")
+            return entries
         if table.keep_days is not None and (behind := waits(context, table)):
             context.console.say(f"maintain {table.path}: nothing expires until gold has seen it: gold --table {behind}")
         elif expired := care.expire(table):
@@ -68,6 +71,13 @@ def maintain(context: Context, care: Care, table: Kept, *, cluster: bool) -> lis
             context.console.say(f"maintain {table.path:<28} {_told(done)}")
             entries.append(entry)
     return entries
+
+
+def begun(context: Context, table: Kept) -> str:
+    """What finishes a batch of the table that is half done, such as ``replay --dataset devices``; empty if none is."""
+    zone, _, name = table.path.partition("/")
+    stage = intents.half_done(context.lake, name) if zone in ("silver", "quarantine") else ""
+    return f"{stage} --dataset {name}" if stage else ""
 
 
 def waits(context: Context, table: Kept) -> str:

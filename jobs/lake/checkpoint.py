@@ -115,9 +115,17 @@ def batch_files(lake: Lake, stage: str, dataset: str, number: int) -> list[Arriv
     return _arrived(lake, _handed_out(lake, root, number - 1, number))
 
 
+def is_open(lake: Lake, stage: str, dataset: str, number: int) -> bool:
+    """Whether Spark has begun a batch and not written down that it is done: then it comes again."""
+    root = lake.arrow_path(lake.checkpoint(stage, dataset))
+    offsets, commits = (_parts(lake, f"{root}/{folder}") for folder in ("offsets", "commits"))
+    return str(number) in offsets and str(number) not in commits
+
+
 def arrived(lake: Lake, names: Sequence[str]) -> list[Arrived]:
-    """Files by their names relative to the lake; one that is gone has a length of -1."""
-    return _arrived(lake, [f"{lake.uri}/{name}" for name in names])
+    """Files by their names relative to the lake, oldest first; one that is gone has a length of -1."""
+    found = _arrived(lake, [f"{lake.uri}/{name}" for name in names])
+    return sorted(found, key=lambda f: (f.modified, f.path))
 
 
 def _arrived(lake: Lake, paths: Sequence[str]) -> list[Arrived]:

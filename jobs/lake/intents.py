@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.lake import delta, leases
+from jobs.lake import checkpoint, delta, leases
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import DataError
-from jobs.lake.intake import Probed
+from jobs.lake.intake import Arrived, Probed
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset
 
@@ -25,16 +25,18 @@ class Intent:
         transaction: The batch.
         thresholds: The dataset's settings.
         refused: Files that could not be read, relative to the lake, and why.
+        arrived: When each of its files was written, in microseconds since the epoch.
         details: What else its stage needs to repeat it.
     """
 
     transaction: Transaction
     thresholds: Mapping[str, Any]
     refused: Mapping[str, str] = field(default_factory=dict)
+    arrived: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, lake: Lake, dataset: Dataset) -> Any:
-        """The thresholds as the dataset's own model.
+        """The dataset's settings as its own model.
 
         Raises:
             DataError: The suite no longer knows such settings.
@@ -48,15 +50,34 @@ class Intent:
                 remedy=lake.without_batch(self.transaction.application),
             ) from error
 
+    def in_order(self, lake: Lake, files: Sequence[Arrived]) -> list[Arrived]:
+        """Files in their order of arrival, by the times that they had when the batch was begun.
+
+        One that is put again has another time, even if nothing in it has changed.
+        """
+        then = [replace(f, modified=self.arrived.get(lake.relative(f.path), f.modified)) for f in files]
+        return sorted(then, key=lambda f: (f.modified, f.path))
+
     def applied(self, lake: Lake, probed: Sequence[Probed]) -> list[Probed]:
         """Files as they were when the batch was begun: one that could not be read then is not read now."""
         why = [self.refused.get(lake.relative(p.file.path)) for p in probed]
         return [p if w is None else Probed(p.file, error=w) for p, w in zip(probed, why, strict=True)]
 
 
-def refused(lake: Lake, probed: Sequence[Probed]) -> dict[str, str]:
-    """The files that cannot be read, for an intent."""
-    return {lake.relative(p.file.path): p.error for p in probed if p.error}
+def take(
+    lake: Lake, stage: str, dataset: str, intent: Intent, probed: Sequence[Probed], *, begun: bool
+) -> list[Probed]:
+    """Files as a batch takes them: as when it was begun, or as they are, and then that is written down.
+
+    Raises:
+        TakenOverError: Another run has taken over the dataset.
+    """
+    if begun:
+        return intent.applied(lake, probed)
+    refused = {lake.relative(p.file.path): p.error for p in probed if p.error}
+    arrived = {lake.relative(p.file.path): p.file.modified for p in probed}
+    write(lake, stage, dataset, replace(intent, refused=refused, arrived=arrived))
+    return [*probed]
 
 
 def write(lake: Lake, stage: str, dataset: str, intent: Intent) -> None:
@@ -88,6 +109,32 @@ def read(lake: Lake, stage: str, dataset: str) -> Intent | None:
             why=str(error),
             remedy=lake.without(place, "a batch that was stopped half-way is judged by today's settings"),
         ) from error
+
+
+def is_half_done(lake: Lake, stage: str, dataset: str, transaction: Transaction) -> bool:
+    """Whether a batch has committed something, and not all: it is to be repeated."""
+    silver, refused = lake.silver(dataset), lake.quarantine(dataset)
+    first, last = {"silver": ((silver, refused), lake.ledger), "replay": ((silver, lake.ledger), refused)}[stage]
+    if not any(delta.has(lake, table, transaction) for table in first):
+        return False
+    # A promotion that is booked comes again all the same, until Spark has it as done.
+    again = stage == "silver" and checkpoint.is_open(lake, stage, dataset, transaction.number)
+    return again or not delta.has(lake, last, transaction)
+
+
+def half_done(lake: Lake, dataset: str) -> str:
+    """The stage by which a dataset's last batch is half done; empty if there is none.
+
+    Its repetition compares with silver, and reads quarantine, as they were when it was begun.
+
+    Raises:
+        DataError: An intent is damaged.
+    """
+    for stage in ("silver", "replay"):
+        last = read(lake, stage, dataset)
+        if last and is_half_done(lake, stage, dataset, last.transaction):
+            return stage
+    return ""
 
 
 def compare(lake: Lake, path: str, transaction: Transaction, fresh: int) -> None:

@@ -123,6 +123,15 @@ def record(lake: Lake, entries: Sequence[Entry], transaction: delta.Transaction)
     delta.append_here(lake, rows, lake.ledger, transaction)
 
 
+def booked(lake: Lake, transaction: delta.Transaction, *counts: str) -> int:
+    """Sum of some counts of a transaction, as the books have it; 0 if they do not."""
+    there = delta.scan(lake, lake.ledger)
+    if there is None:
+        return 0
+    found = there.to_table([*counts], filter=pc.field("batch_id") == transaction.tag)
+    return sum(pc.sum(found[name]).as_py() or 0 for name in counts)
+
+
 def applications(lake: Lake, stage: str, dataset: str) -> set[str]:
     """Applications of the transactions by which a stage has brought a dataset in."""
     booked = delta.scan(lake, lake.ledger)

@@ -64,7 +64,8 @@ class Care:
     """Takes care of the tables of a lake, one by one, while others read and write them.
 
     Compaction changes no row, and a conflicting commit of a promotion is waited for. What is removed has been out of
-    the table for ``vacuum_hours``, so no reader and no run that is to be repeated needs it.
+    the table for ``vacuum_hours``, so no reader needs it; a batch that is half done may, however old it is, and its
+    tables are to be left alone (:func:`jobs.lake.intents.half_done`).
 
     Attributes:
         open_spark: Opens the session; to look none is needed.
@@ -155,8 +156,11 @@ class Care:
         done = Done(*joined, *removed)
         if done == Done():
             return None
-        entry = batch.entry(f"maintain/{self.run_id}", files=done.files_joined, bytes_read=done.bytes_joined)
-        ledger.record(self.lake, [entry], Transaction(f"maintain/{self.run_id}/{table.path}", 0))
+        application = f"maintain/tidy/{table.path}"
+        number = delta.progress(self.lake, self.lake.ledger, application)
+        transaction = Transaction(application, 0 if number is None else number + 1)
+        entry = batch.entry(transaction, files=done.files_joined, bytes_read=done.bytes_joined)
+        ledger.record(self.lake, [entry], transaction)
         return done, entry
 
     def _join(self, table: Kept, *, cluster: bool) -> tuple[int, int, int]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.lake import delta, diagnosis, drift, intents, ledger, quarantine
+from jobs.lake import delta, drift, intents, ledger, quarantine, sifting
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
-from jobs.lake.errors import DataError, MachineError
+from jobs.lake.errors import DataError
 from jobs.lake.intake import Arrived, Probed
 from jobs.lake.intents import Intent
 from jobs.lake.judging import Judge
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset
-
-_FAILED_FILE = re.compile(r"FAILED_READ_FILE\S* Encountered error while reading file (\S+)\.\s")
 
 
 @dataclass(frozen=True)
@@ -110,35 +105,16 @@ class Promotion:
     def _write_readable(
         self, files: Sequence[Arrived], transaction: Transaction, begun: Intent | None
     ) -> tuple[list[Probed], dict[str, int]]:
-        """Write all but the files that cannot be read, in spite of a sound footer; they are refused as well."""
+        """Write all but the files that cannot be read."""
+        intent = begun or Intent(transaction, self.thresholds.model_dump(mode="json"))
         base = delta.version_before(self.lake, self.lake.silver(self.dataset.name), transaction)
-        probed, read_through = self.judge.probe(files, base), False
-        while True:
-            if begun:
-                probed = begun.applied(self.lake, probed)
-            else:
-                intents.write(self.lake, "silver", self.dataset.name, self._intent(probed, transaction))
-            try:
-                return probed, self._write(probed, transaction, base)
-            except (PySparkException, Py4JJavaError) as error:  # PySpark translates only some of its own
-                if isinstance(diagnosis.told(error), MachineError):
-                    raise
-                failed, known = _FAILED_FILE.search(str(error)), probed
-                if not read_through:
-                    probed, read_through = self.judge.probe(files, base, thorough=True), True
-                    if failed or probed != known:
-                        continue
-                if failed is None:
-                    raise
-                # Arrow can read all of it, and Spark could not twice.
-                name = self.lake.relative(unquote(failed[1]))
-                broken = [i for i, p in enumerate(probed) if not p.error and self.lake.relative(p.file.path) == name]
-                if not broken:
-                    raise
-                probed[broken[0]] = Probed(probed[broken[0]].file, error="Spark cannot read the file")
-
-    def _intent(self, probed: Sequence[Probed], transaction: Transaction) -> Intent:
-        return Intent(transaction, self.thresholds.model_dump(mode="json"), intents.refused(self.lake, probed))
+        return sifting.write(
+            self.judge,
+            intent.in_order(self.lake, files),
+            base,
+            partial(intents.take, self.lake, "silver", self.dataset.name, intent, begun=begun is not None),
+            lambda probed: self._write(probed, transaction, base),
+        )
 
     def _write(self, probed: Sequence[Probed], transaction: Transaction, base: int | None) -> dict[str, int]:
         """Write silver, quarantine and drift; return the counts for the books."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.lake import delta, drift, intents, ledger, quarantine
+from jobs.lake import delta, drift, intents, ledger, quarantine, sifting
 from jobs.lake.checkpoint import arrived
 from jobs.lake.config import SilverSettings
 from jobs.lake.delta import Transaction
+from jobs.lake.errors import DataError
 from jobs.lake.intake import Probed
 from jobs.lake.intents import Intent
 from jobs.lake.judging import Judge, Judged
@@ -84,18 +86,26 @@ class Replay:
         """How many rows would be tried, would pass, repeat what is there, or stay; nothing is written."""
         totals = dict.fromkeys(("tried", "pass", "duplicates", "stay", "files_stay"), 0)
         for names in self._batches():
-            base = delta.latest_version(self.lake, self._silver)
-            probed = self._probe(names, base)
-            judged = self._judged(probed, names, self._version(), base)
+            probed, counts = self._try_out(names)
             totals["files_stay"] += sum(bool(p.error) for p in probed)
-            if judged is not None:
-                judged.fresh().write.format("noop").mode("overwrite").save()
-                entry = _counted(judged)
-                for total, field in (("pass", "written"), ("duplicates", "duplicate"), ("stay", "quarantined")):
-                    totals[total] += entry[f"rows_{field}"]
-                totals["tried"] += sum(entry.values())
-                judged.close()
+            for total, field in (("pass", "written"), ("duplicates", "duplicate"), ("stay", "quarantined")):
+                totals[total] += counts[f"rows_{field}"]
+            totals["tried"] += sum(counts.values())
         return totals
+
+    def _try_out(self, names: Sequence[str]) -> tuple[list[Probed], dict[str, int]]:
+        """The files of a batch, and what would become of its rows."""
+        base, version = delta.latest_version(self.lake, self._silver), self._version()
+        with ExitStack() as stack:
+
+            def attempt(probed: list[Probed]) -> dict[str, int]:
+                judged = self._judged(stack, probed, names, version, base)
+                if judged is not None:
+                    judged.fresh().write.format("noop").mode("overwrite").save()
+                return _counted(judged)
+
+            files = arrived(self.lake, names)
+            return sifting.write(self._judge, files, base, list, attempt, thorough=True)
 
     def untried(self) -> int:
         """Selected lines that ``ingest`` refused: bronze does not have them, and their files are elsewhere."""
@@ -112,58 +122,84 @@ class Replay:
             DataError: What was begun cannot be repeated.
         """
         begun, tried = intents.read(self.lake, "replay", self.dataset.name), list[str]()
-        if begun and self._is_under_way(begun.transaction):
+        if begun and intents.is_half_done(self.lake, "replay", self.dataset.name, begun.transaction):
             thresholds, selection = begun.settings(self.lake, self.dataset), Selection.of(begun.details)
             as_begun = replace(self, thresholds=thresholds, selection=selection)
             yield as_begun._try(begun, begun=True)
             tried = begun.details["files"] if as_begun == self else []
+        yield from self._book_left()
         for names in self._batches(tried):
             details = {"files": names, "version": self._version(), **self.selection.told}
-            yield self._try(Intent(self._next(), self.thresholds.model_dump(mode="json"), details=details))
+            transaction = Transaction(self._application, self._last() + 1)
+            yield self._try(Intent(transaction, self.thresholds.model_dump(mode="json"), details=details))
 
-    def _is_under_way(self, transaction: Transaction) -> bool:
-        """Whether a transaction has committed something, and not all."""
-        begun = any(delta.has(self.lake, table, transaction) for table in (self._silver, self.lake.ledger))
-        return begun and not delta.has(self.lake, self.path, transaction)
+    @property
+    def _application(self) -> str:
+        return f"replay/{self.dataset.name}"
 
-    def _next(self) -> Transaction:
-        """A transaction that no table has."""
-        application = f"replay/{self.dataset.name}"
-        numbers = (delta.progress(self.lake, table, application) for table in (self._silver, self.lake.ledger))
-        return Transaction(application, max((number for number in numbers if number is not None), default=-1) + 1)
+    def _last(self) -> int:
+        """The number of the last transaction that has committed something; -1 if there is none."""
+        numbers = (delta.progress(self.lake, table, self._application) for table in (self._silver, self.lake.ledger))
+        return max((number for number in numbers if number is not None), default=-1)
+
+    def _batch(self) -> ledger.Batch:
+        return ledger.Batch(self.run_id, "replay", self.dataset.name)
+
+    def _book_left(self) -> Iterator[ledger.Entry]:
+        """Book a batch that was stopped half-way, and that cannot be finished: its intent was removed.
+
+        Its rows are in quarantine still, and come again. Those that it has let pass then count as duplicates, of
+        themselves; so many are taken off here, that each row counts once. Once silver's log has forgotten the batch
+        nobody can tell how many there are; the report then shows rows as missing.
+        """
+        number = self._last()
+        left, once = Transaction(self._application, number), Transaction(f"{self._application}/left", number)
+        if number < 0 or delta.has(self.lake, self.path, left) or delta.has(self.lake, self.lake.ledger, once):
+            return
+        batch, written = self._batch(), 0
+        passed = ledger.booked(self.lake, left, "rows_written", "rows_duplicate")
+        if not delta.has(self.lake, self.lake.ledger, left):
+            with suppress(DataError):
+                written = delta.rows_of(self.lake, self._silver, left)
+        counts = {"rows_written": written, "rows_duplicate": -written - passed, "rows_quarantined": passed}
+        entry = batch.entry(once, **counts).check()
+        ledger.record(self.lake, [entry], once)
+        yield entry
 
     def _try(self, intent: Intent, *, begun: bool = False) -> ledger.Entry:
         """Try what an intent says; if that was begun before, its files are taken as they were then."""
-        batch, transaction = ledger.Batch(self.run_id, "replay", self.dataset.name), intent.transaction
+        batch, transaction = self._batch(), intent.transaction
         names, version = intent.details["files"], intent.details["version"]
         base = delta.version_before(self.lake, self._silver, transaction)
-        probed = self._probe(names, base)
-        if begun:
-            probed = intent.applied(self.lake, probed)
-        else:
-            intent = replace(intent, refused=intents.refused(self.lake, probed))
-            intents.write(self.lake, "replay", self.dataset.name, intent)
-        judged = self._judged(probed, names, version, base)
-        counts = dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
-        if judged is not None:
-            drift.record(self.lake, self.dataset.name, judged.drift, transaction)
-            is_new = delta.append(self.lake, judged.fresh(), self._silver, transaction, self.bounds.rows_per_file)
+        with ExitStack() as stack:
+
+            def attempt(probed: list[Probed]) -> Judged | None:
+                judged = self._judged(stack, probed, names, version, base)
+                is_new = judged is not None and self._append(judged, transaction)
+                if not is_new:
+                    intents.compare(self.lake, self._silver, transaction, _counted(judged)["rows_written"])
+                return judged
+
+            files = intent.in_order(self.lake, arrived(self.lake, names))
+            taken = partial(intents.take, self.lake, "replay", self.dataset.name, intent, begun=begun)
+            probed, judged = sifting.write(self._judge, files, base, taken, attempt, thorough=True)
             counts = _counted(judged)
-            if not is_new:
-                intents.compare(self.lake, self._silver, transaction, counts["rows_written"])
-        entry = batch.entry(
-            transaction,
-            files=len(probed),
-            files_quarantined=sum(bool(p.error) for p in probed),
-            rows_read=sum(counts.values()),
-            bytes_read=sum(p.file.bytes for p in probed),
-            **counts,
-        ).check()
-        ledger.record(self.lake, [entry], transaction)
-        self._settle(probed, judged, transaction)
-        if judged is not None:
-            judged.close()
+            entry = batch.entry(
+                transaction,
+                files=len(probed),
+                files_quarantined=sum(bool(p.error) for p in probed),
+                rows_read=sum(counts.values()),
+                bytes_read=sum(p.file.bytes for p in probed),
+                **counts,
+            ).check()
+            ledger.record(self.lake, [entry], transaction)
+            self._settle(probed, judged, transaction)
         return entry
+
+    def _append(self, judged: Judged, transaction: Transaction) -> bool:
+        """Append what passes to silver; return whether that was done now, and not before."""
+        drift.record(self.lake, self.dataset.name, judged.drift, transaction)
+        return delta.append(self.lake, judged.fresh(), self._silver, transaction, self.bounds.rows_per_file)
 
     def _version(self) -> int | None:
         return delta.latest_version(self.lake, self.path)
@@ -186,16 +222,22 @@ class Replay:
         for start in range(0, len(names), size):
             yield names[start : start + size]
 
-    def _probe(self, names: Sequence[str], base: int | None) -> list[Probed]:
-        files = sorted(arrived(self.lake, names), key=lambda f: (f.modified, f.path))
-        return self._judge.probe(files, base, thorough=True)
-
     def _judged(
-        self, probed: Sequence[Probed], names: Sequence[str], version: int | None, base: int | None
+        self,
+        stack: ExitStack,
+        probed: Sequence[Probed],
+        names: Sequence[str],
+        version: int | None,
+        base: int | None,
     ) -> Judged | None:
-        """Judge the rows of a batch that a version of quarantine has; None if no file can be read."""
+        """Judge the rows of a batch that a version of quarantine has; None if no file can be read.
+
+        The stack closes what is judged.
+        """
         readable = [p for p in probed if not p.error and p.rows]
-        return self._judge.judge(readable, base, self._wanted(names, version)) if readable else None
+        if not readable:
+            return None
+        return stack.enter_context(closing(self._judge.judge(readable, base, self._wanted(names, version))))
 
     @property
     def _judge(self) -> Judge:
@@ -234,7 +276,10 @@ class Replay:
 _IN_BRONZE = "source_file LIKE 'bronze/%'"
 
 
-def _counted(judged: Judged) -> dict[str, int]:
+def _counted(judged: Judged | None) -> dict[str, int]:
+    """What became of the rows, for the books."""
+    if judged is None:
+        return dict.fromkeys(("rows_written", "rows_duplicate", "rows_quarantined"), 0)
     found = judged.counts()
     refused = found["refused"] + found["conflict"] + found["implausible"]
     return {

@@ -20,12 +20,13 @@ from pyspark.sql import types as T
 
 from jobs import gold, maintain, pipeline, simulate
 from jobs.catalog import DATASETS, GOLD
-from jobs.lake import cli, delta, ledger, reporting
+from jobs.lake import cli, delta, ledger, quality, quarantine, reporting
 from jobs.lake.cli import Context
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import ConfigurationError, UsageError
 from jobs.lake.maintaining import Care, Done, Kept
-from jobs.lake.tables import column
+from jobs.lake.replaying import Replay, Selection
+from jobs.lake.tables import Dataset, column
 from tests.lake.conftest import TOY, Floor, counts, killed_at
 
 TODAY = date(2026, 1, 3)
@@ -58,6 +59,10 @@ def events(*numbers: int, at: Sequence[datetime | None] | None = None) -> pa.Tab
 def floor(lake: Context) -> Floor:
     """The toy dataset with an event time, on an empty lake."""
     return Floor(lake, EVENTS)
+
+
+def strict(limit: float) -> Dataset:
+    return replace(EVENTS, rules=lambda _: [quality.in_range("n", -limit, limit)])
 
 
 def fill(floor: Floor, batches: int, first: int = 0) -> None:
@@ -320,6 +325,54 @@ def test_expire__of_quarantine_is_in_the_books(floor: Floor):
     found = reporting.facts(floor.context.lake, EVENTS)
     assert (found.books.refusals_expired, found.books.quarantined, found.books.missing) == (2, 0, 0)
     assert found.shares["validity"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("place", [(ledger, "record"), (quarantine, "settle")])
+def test_maintain__waits_for_a_replay_that_is_half_done(
+    capfd: pytest.CaptureFixture[str], floor: Floor, place: tuple[Any, str]
+):
+    """Were its rows to expire meanwhile, they would be counted twice, and those that stay be put there again."""
+    floor.promote(floor.put("a.parquet", events(50, 300)), dataset=strict(10))
+    again = Replay(
+        floor.context.spark, floor.context.lake, strict(100), floor.thresholds, floor.context.settings.silver,
+        floor.context.run_id, Selection(),
+    )  # fmt: skip
+    with killed_at(*place):
+        [*again.replay()]
+    later = replace(care(floor.context), today=datetime.now(UTC).date() + timedelta(days=6))
+    refused = Kept("quarantine/toy", "quarantined_at", keep_days=5)
+    told = "nothing is done until what was begun is finished: replay --dataset toy"
+    for table in (refused, SILVER):
+        assert maintain.begun(floor.context, table) == "replay --dataset toy"
+        assert maintain.maintain(floor.context, later, table, cluster=False) == []
+        assert f"maintain {table.path}: {told}" in capfd.readouterr().err
+    assert len(floor.quarantine) == 2
+    assert [counts(entry) for entry in again.replay()] == [(2, 1, 0, 1)]
+    (expired,) = maintain.maintain(floor.context, later, refused, cluster=False)
+    assert expired.rows_expired == 1
+    assert reporting.facts(floor.context.lake, EVENTS).books.missing == 0
+
+
+def test_maintain__leaves_what_a_batch_that_is_half_done_compares_with(floor: Floor):
+    """Joined, and a week later removed, it would be gone when the batch is repeated."""
+    floor.promote(floor.put("a.parquet", events(1, 2)))
+    floor.promote(floor.put("b.parquet", events(3, 4)), number=1)
+    last = floor.put("c.parquet", events(4, 5))
+    with killed_at(ledger, "record"):
+        floor.promote(last, number=2)
+    for _ in range(2):
+        assert maintain.maintain(floor.context, care(floor.context), SILVER, cluster=False) == []
+        age(floor, hours=200)
+    assert counts(floor.promote(last, number=2)) == (2, 1, 1, 0)
+    # It is in the books, and comes again until Spark has it as done.
+    place = Path(floor.context.lake.checkpoint("silver", "toy"))
+    for folder, waits_for in (("offsets", "silver --dataset toy"), ("commits", "")):
+        (place / folder).mkdir(parents=True)
+        (place / folder / "2").touch()
+        assert maintain.begun(floor.context, SILVER) == waits_for
+    (tidied,) = maintain.maintain(floor.context, care(floor.context), SILVER, cluster=False)
+    assert (tidied.files, tidied.batch_id) == (3, "maintain/tidy/silver/toy/0")
+    assert len(floor.silver) == 5
 
 
 def test_maintain__of_a_lake_on_s3(s3_lake: Context):

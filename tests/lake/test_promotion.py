@@ -266,6 +266,18 @@ def test_promote__a_file_that_was_refused_when_its_batch_was_begun_stays_so_unti
     assert (len(floor.silver), floor.refused) == (3, [])
 
 
+def test_promote__what_was_begun_is_finished_in_the_order_in_which_its_files_had_arrived(floor: Floor):
+    """A file that is put again unchanged, as by an upload that is made again, would come last."""
+    first, second = floor.put("a.parquet", toy(("a", 1, 1.0))), floor.put("b.parquet", toy(("a", 1, 2.0)))
+    with killed_at(quarantine, "append"):
+        floor.promote(first, second)
+    later = floor.put("a.parquet", toy(("a", 1, 1.0)))
+    assert counts(floor.promote(later, second)) == (2, 1, 0, 1)
+    assert floor.values == [("a", 1, 1.0)]
+    assert floor.refused == [("b.parquet", 0, CONFLICT)]
+    assert floor.quarantine[0]["arrived_at"] == second.arrived_at
+
+
 def test_promote__a_repetition_that_comes_to_something_else_is_refused_and_the_way_on_loses_nothing(floor: Floor):
     files = [floor.put("a.parquet", toy(("a", 1, 1.0), ("a", 2, 50.0), ("a", 3, NAN))), floor.put("c.parquet", b"torn")]
     with killed_at(ledger, "record"):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import replay
-from jobs.lake import judging, ledger, quality, quarantine
+from jobs.lake import delta, intents, judging, ledger, quality, quarantine
 from jobs.lake.cli import Context
 from jobs.lake.errors import DataError, UsageError
 from jobs.lake.ledger import Entry
@@ -166,20 +166,77 @@ def test_replay__what_was_begun_is_finished_as_it_was_begun(lake: Context, place
     assert sum(e["rows_written"] for e in floor.rows("ops/ledger") if e["stage"] == "replay") == 6
 
 
-def test_replay__that_cannot_be_repeated_is_refused_and_the_way_on_loses_nothing(floor: Floor):
+@pytest.mark.parametrize("place", ["record", "settle"])
+def test_replay__that_cannot_be_repeated_is_refused_and_the_way_on_loses_nothing(floor: Floor, place: str):
     floor.promote(floor.put("a.parquet", rows(50.0, 60.0, NAN)), dataset=strict(10))
-    with killed_at(ledger, "record"):
+    with killed_at(*{"record": (ledger, "record"), "settle": (quarantine, "settle")}[place]):
         [*again(floor, strict(100)).replay()]
     with pytest.raises(DataError, match="replay/toy/0 has written 2 rows to silver/toy, and comes to 1 now") as told:
         [*again(floor, strict(55)).replay()]
     typed, _, then = (told.value.remedy or "").partition(", then the same command: ")
     assert then == "what is written counts as duplicates"
     command = shlex.split(typed)
-    assert command[:2] == ["rm", "-r"]
-    Path(command[2]).unlink()
-    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(3, 0, 2, 1)]
+    assert command[0] == "rm"
+    Path(command[-1]).unlink()
+    with killed_at(intents, "write"):  # and once more, when what was left is booked
+        [*again(floor, strict(55)).replay()]
+    assert life(floor) == (3, 3)
+    # By these rules a row stays that silver has by now.
+    assert [counts(entry) for entry in again(floor, strict(55)).replay()] == [(3, 0, 1, 2)]
+    assert life(floor) == (3, 3)
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(2, 0, 1, 1)]
     assert floor.values == [("a", 0, 50.0), ("a", 1, 60.0)]
-    assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 2)]
+    assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(2, 3)]
+    assert life(floor) == (3, 3)
+    booked = [entry for entry in floor.rows("ops/ledger") if entry["stage"] == "replay"]
+    assert [sum(e[f"rows_{k}"] for e in booked) for k in ("written", "duplicate")] == [2, 0]
+
+
+def test_replay__that_was_left_so_long_ago_that_the_log_forgot_it_goes_on(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+):
+    floor.promote(floor.put("a.parquet", rows(50.0, NAN)), dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    Path(floor.context.lake.intent("replay", "toy")).unlink()
+    monkeypatch.setattr(delta, "commit_of", lambda *_: None)
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(0, 0, 0, 0), (2, 0, 1, 1)]
+
+
+def test_replay__a_file_that_only_spark_cannot_read_stays_and_stops_nothing(floor: Floor):
+    """The name that only Hadoop cannot read."""
+    odd, good = floor.put("2026-01-01T00:00.parquet", rows(1.0)), floor.put("b.parquet", rows(50.0, first=1))
+    floor.promote(odd, good, dataset=strict(10))
+    plan = again(floor, strict(100)).plan()
+    assert plan == {"tried": 1, "pass": 1, "duplicates": 0, "stay": 0, "files_stay": 1}
+    (entry,) = again(floor, strict(100)).replay()
+    assert (counts(entry), entry.files, entry.files_quarantined) == ((1, 1, 0, 0), 2, 1)
+    assert floor.values == [("a", 1, 50.0)]
+    why = ["unreadable_file file: Spark cannot read the file"]
+    assert [(r["source_file"], r["reasons"], r["attempts"]) for r in floor.quarantine] == [
+        ("bronze/toy/2026-01-01T00:00.parquet", why, 2)
+    ]
+
+
+def test_replay__is_finished_in_the_order_in_which_files_had_arrived(floor: Floor):
+    first, second = floor.put("a.parquet", rows(50.0)), floor.put("b.parquet", rows(60.0))
+    floor.promote(first, second, dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    floor.put("a.parquet", rows(50.0))  # the same again, later
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(2, 1, 0, 1)]
+    assert floor.values == [("a", 0, 50.0)]
+    assert [r["source_file"] for r in floor.quarantine] == ["bronze/toy/b.parquet"]
+
+
+def test_replay__whose_files_are_gone_when_it_is_finished_is_refused(floor: Floor):
+    file = floor.put("a.parquet", rows(50.0))
+    floor.promote(file, dataset=strict(10))
+    with killed_at(ledger, "record"):
+        [*again(floor, strict(100)).replay()]
+    Path(file.path).unlink()
+    with pytest.raises(DataError, match="has written 1 rows to silver/toy, and comes to 0 now"):
+        [*again(floor, strict(100)).replay()]
 
 
 def test_since__is_an_instant():
