@@ -54,13 +54,12 @@ class Promotion:
             DataError: What was begun cannot be repeated.
         """
         batch = self._batch()
-        ordered = sorted(files, key=lambda f: (f.modified, f.path))
         last = intents.read(self.lake, "silver", self.dataset.name)
         if last and last.transaction.application != transaction.application:
             self._book_left(last)
         begun = last if last and last.transaction == transaction and self._has_committed(transaction) else None
         thresholds = begun.settings(self.lake, self.dataset) if begun else self.thresholds
-        probed, counts = replace(self, thresholds=thresholds)._write_readable(ordered, transaction, begun)
+        probed, counts = replace(self, thresholds=thresholds)._write_readable(files, transaction, begun)
         entry = batch.entry(
             transaction,
             files=len(files),
