@@ -9,7 +9,7 @@ from jobs.lake import cli, delta
 from jobs.lake.cli import Context
 from jobs.lake.following import Following
 from jobs.lake.ledger import Entry
-from jobs.lake.tables import GoldTable
+from jobs.lake.tables import GoldTable, Grouped
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +55,17 @@ def bring_up(context: Context, table: GoldTable, *, rebuild: bool = False) -> li
 
 def following(context: Context, table: GoldTable) -> Following:
     """What brings a table up, or tells what is pending."""
-    settings = context.settings
-    return Following(lambda: context.spark, context.lake, table, settings.tables, settings.gold, context.run_id)
+    settings, inputs = context.settings, table.how.inputs if isinstance(table.how, Grouped) else ()
+    reads = {name: following(context, GOLD[name.removeprefix("gold/")]) for name in inputs if name.startswith("gold/")}
+    return Following(
+        lambda: context.spark,
+        context.lake,
+        table,
+        settings.tables[table.name],
+        settings.gold,
+        context.run_id,
+        reads,
+    )
 
 
 if __name__ == "__main__":

@@ -74,11 +74,13 @@ class Commit(NamedTuple):
         version: The table's version.
         files: Data files with rows that were not in the table before.
         expiry: Whether it took expired rows out.
+        removal: Whether it took other rows out, or changed some.
     """
 
     version: int
     files: list[AddedFile]
     expiry: bool = False
+    removal: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,12 @@ def latest_version(lake: Lake, path: str) -> int | None:
     """The table's version, None if there is no table."""
     table = open_table(lake, path)
     return None if table is None else table.version()
+
+
+def identity(lake: Lake, path: str) -> str | None:
+    """What tells the table from any other that was ever in its place, None if there is no table."""
+    table = open_table(lake, path)
+    return None if table is None else str(table.metadata().id)
 
 
 def version_before(lake: Lake, path: str, transaction: Transaction) -> int | None:
@@ -545,7 +553,8 @@ def commits(lake: Lake, path: str, after: int | None, upto: int) -> list[Commit]
             return None
         expired = any(a["txn"]["appId"] == EXPIRY for a in actions if "txn" in a)
         adds = [a["add"] for a in actions if "add" in a and a["add"]["dataChange"] and not expired]
-        found.append(Commit(version + 1, [_added(path, add) for add in adds], expired))
+        removed = not expired and any(a["remove"]["dataChange"] for a in actions if "remove" in a)
+        found.append(Commit(version + 1, [_added(path, add) for add in adds], expired, removed))
     return found
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.fs as pafs
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructType
 
 from jobs.lake import delta, ledger, windowed
 from jobs.lake.config import GoldSettings
@@ -23,35 +22,32 @@ class Following:
     """Brings one gold table up to its silver.
 
     How far the table has come is in its own log: the number of its last transaction is the version of silver that
-    it reflects, so data and progress cannot part. The transaction's application names the settings and the generation;
-    when the settings change, the table is rebuilt. A rebuild begins a generation, for Delta never forgets how far a
-    table had come by settings that it had before.
+    it reflects, so data and progress cannot part. The transaction's application names the settings, the tables that are
+    followed and the generation; when settings change, or a table that is followed was made anew, this one is computed
+    anew. That begins a generation, for Delta never forgets how far a table had come by settings that it had before.
 
     Attributes:
         open_spark: Opens the session; to see what is pending none is needed.
         lake: The lake.
         table: What is computed.
-        all_settings: Settings by gold table: those of tables it reads count as well.
+        settings: The table's settings.
         bounds: Bounds of a transaction.
         run_id: The run, for the books.
+        reads: Gold that it reads, as ``gold/<table>``, and what brings that up: it is not led further than they are.
     """
 
     open_spark: Callable[[], SparkSession]
     lake: Lake
     table: GoldTable
-    all_settings: Mapping[str, Any]
+    settings: Any
     bounds: GoldSettings
     run_id: str
+    reads: Mapping[str, Following] = field(default_factory=dict)
 
     @property
     def spark(self) -> SparkSession:
         """The session."""
         return self.open_spark()
-
-    @property
-    def settings(self) -> Any:
-        """The table's settings."""
-        return self.all_settings[self.table.name]
 
     @property
     def path(self) -> str:
@@ -76,43 +72,75 @@ class Following:
         """How many times the table was begun anew."""
         return delta.progress(self.lake, self.path, self._generations) or 0
 
+    @property
+    def _made_by(self) -> list[str]:
+        """The settings that the table depends on: its own, and those of gold that it reads."""
+        return [self.settings.model_dump_json(), *(text for gold in self.reads.values() for text in gold._made_by)]
+
     def application(self, source: str) -> str:
         """The application of transactions that bring in a source now.
 
-        It names the table, a digest of what it depends on, and the table's generation.
+        It names the table, a digest of what it depends on, and the table's generation. A table that is followed counts
+        by its identity: one that was removed and made anew has versions of the same numbers, and other rows.
         """
-        inputs = self.table.how.inputs if isinstance(self.table.how, Grouped) else ()
-        read = [name.removeprefix("gold/") for name in inputs if name.startswith("gold/")]
-        texts = [self.all_settings[name].model_dump_json() for name in (self.table.name, *read)]
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+        followed = [str(delta.identity(self.lake, self._place(name))) for name in self.followed]
+        digest = hashlib.sha256("\n".join([*self._made_by, *followed]).encode()).hexdigest()[:12]
         other = f"/{source}" if source != self.silver else ""
         return f"gold/{self.table.name}/{digest}/{self._generation()}{other}"
 
+    @property
+    def reached(self) -> int | None:
+        """The version of silver that the table reflects; None if there is none, by the settings of now."""
+        return self._progress(self.silver)
+
     def pending(self, *, rebuild: bool = False) -> list[AddedFile]:
         """The files whose rows the table does not reflect."""
-        return [
-            f for source in self.followed for commit in self._commits(source, rebuild=rebuild) for f in commit.files
-        ]
+        _, new = self._pending(rebuild=rebuild)
+        return [f for commits in new.values() for commit in commits for f in commit.files]
 
-    def _commits(self, source: str, *, rebuild: bool) -> list[Commit]:
-        """What a source has and the table does not reflect, in order.
+    def _pending(self, *, rebuild: bool) -> tuple[bool, dict[str, list[Commit]]]:
+        """Whether the table is to be computed anew, and what it does not reflect of each source that is there."""
+        upto = {source: version for source in self.followed if (version := self._upto(source)) is not None}
+        if self.silver not in upto or self.missing_inputs():
+            return False, {}
+        new = {source: self._new(source, version) for source, version in upto.items()}
+        told = {source: commits for source, commits in new.items() if commits is not None}
+        if rebuild or len(told) < len(new):
+            return True, {source: [self._all(source, version)] for source, version in upto.items()}
+        return False, told
 
-        Where rows have expired, a table that tells the time keeps what it has of them; one that sums up all of time
-        is computed anew from those that are left.
+    def _upto(self, source: str) -> int | None:
+        """The version of a source that the table can be brought up to; None if there is none yet.
+
+        Rows of silver that gold has yet to see would count as taken in here, and be missing for good.
         """
-        path = self._place(source)
-        upto = delta.latest_version(self.lake, path)
-        if upto is None or self.missing_inputs():
-            return []
-        done = None if rebuild and source == self.silver else self._progress(source)
+        versions = [delta.latest_version(self.lake, self._place(source))]
+        if source == self.silver:
+            versions += [gold.reached for gold in self.reads.values()]
+        return None if None in versions else min(version for version in versions if version is not None)
+
+    def _new(self, source: str, upto: int) -> list[Commit] | None:
+        """What a source has and the table does not reflect, in order; None if the table is to be computed anew.
+
+        So it is where rows were taken out, for nothing tells which groups they were of. Only of those that have expired
+        a table that tells the time keeps what it has.
+        """
+        done = self._progress(source)
         if done is None:
-            return [Commit(upto, delta.files(self.lake, path, upto))]
-        commits = delta.commits(self.lake, path, done, upto)
+            return None if source == self.silver else [self._all(source, upto)]
+        commits = delta.commits(self.lake, self._place(source), done, upto)
         if commits is None or not self._exist(f for commit in commits for f in commit.files):
-            return [Commit(upto, delta.files(self.lake, path, upto))]
-        if self.table.time is None and any(commit.expiry for commit in commits):
-            return [Commit(upto, delta.files(self.lake, path, upto), expiry=True)]
+            return None
+        if any(commit.removal or (commit.expiry and self.table.time is None) for commit in commits):
+            return None
         return [commit for commit in commits if commit.files]
+
+    def _all(self, source: str, upto: int) -> Commit:
+        """All that a source has, counted up to a version.
+
+        Of a version that gold has reached the files may be gone by now. What is newer comes again once gold has it.
+        """
+        return Commit(upto, delta.files(self.lake, self._place(source), None if self.reads else upto))
 
     def _progress(self, source: str) -> int | None:
         return delta.progress(self.lake, self.path, self.application(source))
@@ -121,35 +149,37 @@ class Following:
         return f"{self.lake.uri}/{source}"
 
     def bring_up(self, *, rebuild: bool = False) -> Iterator[ledger.Entry]:
-        """Compute what is pending, a transaction at a time."""
-        yield from self._book(self._batch())  # of a run that died before it could
-        for source in self.followed:
-            yield from self._follow(source, rebuild=rebuild and source == self.silver)
+        """Compute what is pending, a transaction at a time.
 
-    def _follow(self, source: str, *, rebuild: bool) -> Iterator[ledger.Entry]:
-        commits = self._commits(source, rebuild=rebuild)
-        outdated = source == self.silver and self._progress(source) is None
-        fresh = rebuild or outdated or delta.latest_version(self.lake, self.path) is None
-        fresh = fresh or any(commit.expiry for commit in commits)
-        others = [other for other in self.followed if other != source] if fresh else []
-        seen = {other: delta.latest_version(self.lake, self._place(other)) for other in others}
-        for version, files in _batches(commits, self.bounds.max_bytes_per_batch):
-            batch = self._batch()
-            if fresh:
-                self._begin_anew()
-            read = {"rows_read": sum(f.rows for f in files), "bytes_read": sum(f.bytes for f in files)}
-            transaction = Transaction(self.application(source), version, {"files": len(files), **read})
-            self._bring_in(source, files, transaction, fresh=fresh)
-            if fresh:
-                self._reflect(seen)
-            fresh = False
-            yield from self._book(batch)
+        A table that is computed anew is overwritten by what silver has; what other sources have is then brought in.
+        """
+        yield from self._book(self._batch())  # of a run that died before it could
+        anew, new = self._pending(rebuild=rebuild)
+        for source, commits in new.items():
+            fresh = anew and source == self.silver
+            for version, files in _batches(commits, self.bounds.max_bytes_per_batch):
+                if not files and not fresh:
+                    continue
+                batch = self._batch()
+                if fresh:
+                    self._begin_anew()
+                read = {"rows_read": sum(f.rows for f in files), "bytes_read": sum(f.bytes for f in files)}
+                transaction = Transaction(self.application(source), version, {"files": len(files), **read})
+                self._bring_in(source, files, transaction, fresh=fresh)
+                yield from self._book(batch)
 
     def _begin_anew(self) -> None:
-        """Begin a generation: from now on the table, if there is one, reflects nothing."""
-        if delta.latest_version(self.lake, self.path) is not None:
-            nothing = self._input(f"gold/{self.table.name}").limit(0)
-            delta.append(self.lake, nothing, self.path, Transaction(self._generations, self._generation() + 1))
+        """Begin a generation that nobody knows: from now on the table, if there is one, reflects nothing.
+
+        The books know those of a table that was removed. What is made in its place must not be taken for booked.
+        """
+        is_there = delta.latest_version(self.lake, self.path) is not None
+        applications = ledger.applications(self.lake, "gold", self.table.name)
+        booked = [int(number) for name in applications for number in name.split("/")[3:4] if number.isdigit()]
+        if is_there or booked:
+            nothing = self._input(f"gold/{self.table.name}").limit(0) if is_there else self._nothing()
+            number = max([self._generation(), *booked]) + 1
+            delta.append(self.lake, nothing, self.path, Transaction(self._generations, number))
 
     def _last_batch(self) -> Mapping[str, Any] | None:
         """The last commit that brought rows of a source in, by whichever settings; None once the log forgot it."""
@@ -175,20 +205,15 @@ class Following:
         ledger.record(self.lake, [entry], transaction)
         yield entry
 
-    def _reflect(self, seen: Mapping[str, int | None]) -> None:
-        """Note that a table made anew reflects these versions of further sources as well."""
-        nothing = self._nothing(self.table.schema)
-        for source, version in seen.items():
-            if version is not None:
-                delta.append(self.lake, nothing, self.path, Transaction(self.application(source), version))
-
-    def _nothing(self, schema: StructType) -> DataFrame:
-        return self.spark.createDataFrame([], schema)
+    def _nothing(self) -> DataFrame:
+        return self.spark.createDataFrame([], self.table.schema)
 
     def _bring_in(self, source: str, files: Sequence[AddedFile], transaction: Transaction, *, fresh: bool) -> None:
         """Compute what these files touch and write it."""
         how, table = self.table.how, self.table
-        if isinstance(how, Windowed):
+        if not files:
+            rows = self._nothing()
+        elif isinstance(how, Windowed):
             rows = self._windowed(how, files, transaction.number)
         else:
             rows = self._grouped(how, source, files)
@@ -227,8 +252,7 @@ class Following:
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks, 2 * self.bounds.rows_per_task)
 
     def _grouped(self, how: Grouped, source: str, files: Sequence[AddedFile]) -> DataFrame:
-        schema = self._input(source).schema
-        new = self.spark.read.schema(schema).parquet(*(f.path for f in files)) if files else self._nothing(schema)
+        new = self.spark.read.schema(self._input(source).schema).parquet(*(f.path for f in files))
         present = [name for name in how.also if self._is_there(name)]
         inputs = {name: self._input(name) for name in (*how.inputs, *present)}
         touched = how.also.get(source, how.touched)
@@ -241,12 +265,14 @@ class Following:
         return self.spark.read.format("delta").load(self._place(name))
 
     def missing_inputs(self) -> list[str]:
-        """Inputs that are not there (yet): without them there is nothing to compute."""
+        """Inputs that are not there (yet, by the settings of now): without them there is nothing to compute."""
         if isinstance(self.table.how, Windowed):
             return []
         return [name for name in self.table.how.inputs if not self._is_there(name)]
 
     def _is_there(self, name: str) -> bool:
+        if name in self.reads:
+            return self.reads[name].reached is not None
         kind, _, rest = name.partition("/")
         if kind != "truth":
             return delta.latest_version(self.lake, self._place(name)) is not None
@@ -263,11 +289,11 @@ def _batches(commits: Sequence[Commit], limit: int) -> Iterator[tuple[int, list[
     """Join commits up to ``limit`` bytes; what was added counts up to the last version joined."""
     files: list[AddedFile] = []
     reached = -1
-    for version, added, _ in commits:
-        if files and sum(f.bytes for f in [*files, *added]) > limit:
+    for commit in commits:
+        if files and sum(f.bytes for f in [*files, *commit.files]) > limit:
             yield reached, files
             files = []
-        files.extend(added)
-        reached = version
-    if files or any(commit.expiry for commit in commits):
+        files.extend(commit.files)
+        reached = commit.version
+    if commits:
         yield reached, files

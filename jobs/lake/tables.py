@@ -164,7 +164,7 @@ class Grouped:
     """A gold table computed by Spark for the groups that new silver rows touch.
 
     Attributes:
-        inputs: What it reads: ``silver/<dataset>``, ``gold/<table>`` or ``truth/<name>``.
+        inputs: What it reads: ``silver/<dataset>``, ``gold/<table>`` of the same dataset, or ``truth/<name>``.
         touched: (new silver rows, inputs, settings) -> keys of the groups to compute anew.
         compute: (inputs, touched groups, settings) -> rows of the gold table.
         also: Further tables whose new rows set it going, each with its own ``touched``; they are inputs once they are

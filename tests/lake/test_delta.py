@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -328,8 +329,30 @@ def test_commits__each_with_the_files_it_brought(lake: Context, table: str):
 
 def test_commits__compaction_brings_nothing(lake: Context, table: str):
     assert DeltaTable(table).optimize.compact()["numFilesRemoved"] == 3
-    assert delta.commits(lake.lake, table, 2, 3) == [(3, [], False)]
+    assert delta.commits(lake.lake, table, 2, 3) == [(3, [], False, False)]
     assert len(delta.files(lake.lake, table, 3)) == 1
+
+
+def test_commits__rows_that_are_taken_out_or_changed(lake: Context, table: str):
+    DeltaTable(table).delete("id = 6")  # all of a file
+    DeltaTable(table).update({"x": "0"}, predicate="id = 1")
+    found = delta.commits(lake.lake, table, 1, 4)
+    assert found is not None
+    assert [(len(c.files), c.expiry, c.removal) for c in found] == [
+        (1, False, False),
+        (0, False, True),
+        (1, False, True),
+    ]
+
+
+def test_identity__of_a_table_that_was_made_anew_is_another(lake: Context, table: str):
+    before = delta.identity(lake.lake, table)
+    DeltaTable(table).optimize.compact()
+    assert delta.identity(lake.lake, table) == before
+    shutil.rmtree(table)
+    assert delta.identity(lake.lake, table) is None
+    delta.append(lake.lake, numbers(lake, 1, 3), table, Transaction("again", 0))
+    assert delta.identity(lake.lake, table) not in (before, None)
 
 
 def test_commits__a_log_that_is_gone(lake: Context, table: str):
@@ -342,7 +365,7 @@ def test_commits__expiry_brings_nothing_though_it_rewrites_files(lake: Context, 
     with delta.in_transaction(lake.spark, delta.expiry(date(2026, 1, 1))):
         SparkTable.forPath(lake.spark, table).delete("id < 3")
     assert content(table) == [(n, 10 * n) for n in range(3, 7)]
-    assert delta.commits(lake.lake, table, 2, 3) == [(3, [], True)]
+    assert delta.commits(lake.lake, table, 2, 3) == [(3, [], True, False)]
     assert delta.first_day_kept(lake.lake, table) == date(2026, 1, 1)
 
 

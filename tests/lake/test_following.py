@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from delta.tables import DeltaTable as SparkTable
 from deltalake import DeltaTable
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import DataFrame
@@ -46,14 +49,29 @@ MERGED = GoldTable("sums", "toy", T.StructType([ID, TOTAL]), ("id",), HOW, Times
 IN_TIME = GoldTable("sums", "toy", T.StructType([ID, AT, TOTAL]), ("id", "at"), HOW, Times)
 
 
+def doubled(inputs: Mapping[str, DataFrame], touched: DataFrame, _: Times) -> DataFrame:
+    """Twice the sum."""
+    return inputs["gold/sums"].join(touched, "id", "left_semi").withColumn("total", F.col("total") * 2)
+
+
+DOUBLED = GoldTable(
+    "doubled", "toy", T.StructType([ID, TOTAL]), ("id",), Grouped(("gold/sums",), things, doubled), Times
+)
+
+
+def following(floor: Floor, table: GoldTable = MERGED, times: int = 1) -> Following:
+    """What brings a table up by some settings, which are those of what it reads as well."""
+    context, run_id = floor.context, f"run {len(booked(floor))}"
+    reads = {"gold/sums": following(floor, times=times)} if table is DOUBLED else {}
+    return Following(
+        lambda: context.spark, context.lake, table, Times(times=times), context.settings.gold, run_id, reads
+    )
+
+
 def follow(floor: Floor, table: GoldTable = MERGED, times: int = 1, *, rebuild: bool = False) -> list[Entry]:
     """Bring the table up by some settings."""
-    context, settings = floor.context, {"sums": Times(times=times)}
-    following = Following(
-        lambda: context.spark, context.lake, table, settings, context.settings.gold, f"run {len(booked(floor))}"
-    )
-    entries = list(following.bring_up(rebuild=rebuild))
-    assert following.pending() == []
+    entries = list(following(floor, table, times).bring_up(rebuild=rebuild))
+    assert following(floor, table, times).pending() == []
     return entries
 
 
@@ -63,8 +81,8 @@ def arrive(floor: Floor, number: int, ids: Sequence[str], value: float) -> None:
     floor.promote(floor.put(f"{number}.parquet", rows), number=number)
 
 
-def totals(floor: Floor) -> dict[str, int]:
-    return {row["id"]: row["total"] for row in floor.rows("gold/sums")}
+def totals(floor: Floor, table: str = "sums") -> dict[str, int]:
+    return {row["id"]: row["total"] for row in floor.rows(f"gold/{table}")}
 
 
 def booked(floor: Floor) -> list[tuple[int, int, int]]:
@@ -172,3 +190,93 @@ def test_rebuild__is_a_batch_of_its_own_and_booked_as_one(two: Floor, monkeypatc
             follow(two, rebuild=True)
     assert len(follow(two)) == 1
     assert booked(two) == [(1, 2, 2)] * 3
+
+
+def test_gold_of_gold__is_not_led_further_than_what_it_reads(two: Floor):
+    follow(two)
+    arrive(two, 1, ["b", "c"], 2)
+    assert len(follow(two, DOUBLED)) == 1
+    assert totals(two, "doubled") == {"a": 2, "b": 2}
+    arrive(two, 2, ["c"], 4)
+    assert follow(two, DOUBLED) == []
+    follow(two)
+    assert totals(two) == {"a": 1, "b": 3, "c": 6}
+    assert len(follow(two, DOUBLED)) == 1
+    assert totals(two, "doubled") == {"a": 2, "b": 6, "c": 12}
+    follow(two, DOUBLED, rebuild=True)
+    assert totals(two, "doubled") == {"a": 2, "b": 6, "c": 12}
+
+
+def test_gold_of_gold__waits_until_what_it_reads_is_by_the_settings_of_now(two: Floor):
+    follow(two)
+    follow(two, DOUBLED)
+    assert following(two, DOUBLED, times=10).missing_inputs() == ["gold/sums"]
+    assert follow(two, DOUBLED, times=10) == []
+    follow(two, times=10)
+    assert len(follow(two, DOUBLED, times=10)) == 1
+    assert totals(two, "doubled") == {"a": 20, "b": 20}
+
+
+def test_gold_of_gold__though_files_of_what_that_has_reached_are_gone(two: Floor):
+    follow(two)
+    arrive(two, 1, ["b"], 2)
+    silver = DeltaTable(two.context.lake.silver("toy"))
+    silver.optimize.compact()
+    silver.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    follow(two, DOUBLED)
+    assert totals(two, "doubled") == {"a": 2, "b": 2}
+    follow(two)
+    follow(two, DOUBLED)
+    assert totals(two, "doubled") == {"a": 2, "b": 6}
+
+
+@pytest.mark.parametrize("table", [MERGED, IN_TIME])
+def test_rows_taken_out__by_hand_leave_gold_as_well(two: Floor, table: GoldTable):
+    arrive(two, 1, ["a", "c"], 2)
+    follow(two, table)
+    assert totals(two) == {"a": 3, "b": 1, "c": 2}
+    silver = DeltaTable(two.context.lake.silver("toy"))
+    silver.optimize.compact()
+    assert follow(two, table) == []
+    silver.delete("id = 'c' OR n = 0 AND id = 'a'")
+    follow(two, table)
+    assert totals(two) == {"a": 2, "b": 1}
+    silver.delete()
+    follow(two, table)
+    assert totals(two) == {}
+    assert follow(two, table) == []
+
+
+def test_rows_that_expired__leave_gold_that_sums_up_though_newer_files_are_gone(two: Floor):
+    follow(two)
+    path = two.context.lake.silver("toy")
+    with delta.in_transaction(two.context.spark, delta.expiry(date(2026, 1, 1))):
+        SparkTable.forPath(two.context.spark, path).delete("id = 'a'")
+    arrive(two, 1, ["b"], 2)
+    silver = DeltaTable(path)
+    silver.optimize.compact()
+    silver.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    follow(two)
+    assert totals(two) == {"b": 3}
+
+
+@pytest.mark.parametrize("table", [MERGED, IN_TIME])
+def test_a_table_that_is_removed__is_made_and_booked_again(two: Floor, table: GoldTable):
+    for number in range(3):
+        assert len(follow(two, table)) == 1
+        assert totals(two) == {"a": 1, "b": 1}
+        assert booked(two) == [(1, 2, 2)] * (number + 1)
+        assert follow(two, table) == []
+        shutil.rmtree(two.context.lake.gold("sums"))
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_silver_that_is_made_anew__is_all_there_is(two: Floor, batches: int):
+    arrive(two, 1, ["a"], 2)
+    follow(two)
+    shutil.rmtree(two.context.lake.silver("toy"))
+    for number in range(batches):
+        arrive(two, 10 + number, ["b", "c"], 4)
+    assert len(follow(two)) == 1
+    assert totals(two) == {"b": 4 * batches, "c": 4 * batches}
+    assert follow(two) == []
