@@ -112,8 +112,8 @@ def asleep(trial: Trial) -> None:
 
 
 KINDS = (
-    Kind("kill-at-point", "SIGKILL of the driver before or after a named point", at_point),
-    Kind("kill-at-any-instant", "SIGKILL of the driver after a random time", at_any_instant),
+    Kind("kill-at-point", "SIGKILL of the driver before or after a named point", at_point, weight=4),
+    Kind("kill-at-any-instant", "SIGKILL of the driver after a random time", at_any_instant, weight=2),
     Kind("kill-worker-at-point", "SIGKILL of the Python workers at a named point", of_worker),
     Kind("kill-worker", "SIGKILL of a Python worker every second or so", worker_at_any_instant),
     Kind("kill-at-expiry", "SIGKILL of the driver while old rows expire", at_expiry),

@@ -200,7 +200,7 @@ def older_lake(trial: Trial) -> None:
 KINDS = (
     Kind("two-at-once", "two drivers run the same jobs on one lake in a folder", partial(at_once, on_s3=False)),
     Kind("two-at-once-s3", "two drivers run the same jobs on one lake in S3", partial(at_once, on_s3=True)),
-    Kind("any-order", "jobs are run in an order by chance, gold table by table", any_order),
+    Kind("any-order", "jobs are run in an order by chance, gold table by table", any_order, weight=2),
     Kind("checkpoint-gone", "the checkpoint is deleted", checkpoint_gone),
     Kind("checkpoint-torn", "a file of the checkpoint is torn, empty or gone", checkpoint_torn),
     Kind("clock-skew", "files arrive by clocks that are years off", clock_skew),
