@@ -329,7 +329,7 @@ def test_expire__of_quarantine_is_in_the_books(floor: Floor):
 
 @pytest.mark.parametrize("place", [(ledger, "record"), (quarantine, "settle")])
 def test_maintain__waits_for_a_replay_that_is_half_done(
-    capfd: pytest.CaptureFixture[str], floor: Floor, place: tuple[Any, str]
+    floor: Floor, capfd: pytest.CaptureFixture[str], place: tuple[Any, str]
 ):
     """Were its rows to expire meanwhile, they would be counted twice, and those that stay be put there again."""
     floor.promote(floor.put("a.parquet", events(50, 300)), dataset=strict(10))
@@ -339,16 +339,17 @@ def test_maintain__waits_for_a_replay_that_is_half_done(
     )  # fmt: skip
     with killed_at(*place):
         [*again.replay()]
-    later = replace(care(floor.context), today=datetime.now(UTC).date() + timedelta(days=6))
+    context = cli.context(floor.context.lake.uri, "testing")
+    later = replace(care(context), today=datetime.now(UTC).date() + timedelta(days=6))
     refused = Kept("quarantine/toy", "quarantined_at", keep_days=5)
     told = "nothing is done until what was begun is finished: replay --dataset toy"
     for table in (refused, SILVER):
-        assert maintain.begun(floor.context, table) == "replay --dataset toy"
-        assert maintain.maintain(floor.context, later, table, cluster=False) == []
+        assert maintain.begun(context, table) == "replay --dataset toy"
+        assert maintain.maintain(context, later, table, cluster=False) == []
         assert f"maintain {table.path}: {told}" in capfd.readouterr().err
     assert len(floor.quarantine) == 2
     assert [counts(entry) for entry in again.replay()] == [(2, 1, 0, 1)]
-    (expired,) = maintain.maintain(floor.context, later, refused, cluster=False)
+    (expired,) = maintain.maintain(context, later, refused, cluster=False)
     assert expired.rows_expired == 1
     assert reporting.facts(floor.context.lake, EVENTS).books.missing == 0
 
