@@ -120,7 +120,7 @@ class MaintainSettings(_Section):
         268_435_456, ge=1_048_576, description="Length that compaction aims at; a file of less than half is small"
     )
     vacuum_hours: int = Field(
-        168, ge=168, description="Files that no longer belong to a table stay so long: for readers, and runs to repeat"
+        168, ge=168, description="Files that no longer belong to a table stay so long, for their readers"
     )
 
 

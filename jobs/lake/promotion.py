@@ -120,17 +120,17 @@ class Promotion:
         readable = [p for p in probed if not p.error and p.rows]
         refused = quarantine.files(self.spark, self.lake, probed)
         counts = {"rows_written": 0, "rows_duplicate": 0, "rows_quarantined": 0}
+        silver, is_new = self.lake.silver(self.dataset.name), False
         with ExitStack() as stack:
             if readable:
-                silver = self.lake.silver(self.dataset.name)
                 judged = stack.enter_context(closing(self.judge.judge(readable, base)))
                 drift.record(self.lake, self.dataset.name, judged.drift, transaction)
                 is_new = delta.append(self.lake, judged.fresh(), silver, transaction, self.bounds.rows_per_file)
                 found = judged.counts()
-                if not is_new:
-                    intents.compare(self.lake, silver, transaction, found["fresh"])
                 counts |= {"rows_written": found["fresh"], "rows_duplicate": found["duplicate"]}
                 refused += judged.refusals()
+            if not is_new:
+                intents.compare(self.lake, silver, transaction, counts["rows_written"])
             if refused:
                 counts["rows_quarantined"], before = quarantine.append(
                     self.lake, self.dataset.name, refused, transaction, read_again=self.read_again

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -301,6 +302,16 @@ def test_promote__a_repetition_that_comes_to_something_else_is_refused_and_the_w
     assert [left[f"rows_{k}"] for k in ("read", "written", "duplicate", "quarantined")] == [3, 2, 0, 1]
     assert left["files_quarantined"] == 1
     assert len(booked) == 2
+
+
+def test_promote__whose_files_are_gone_when_it_is_repeated_is_refused(floor: Floor):
+    file = floor.put("a.parquet", toy(("a", 1, 1.0), ("a", 2, NAN)))
+    with killed_at(ledger, "record"):
+        floor.promote(file)
+    Path(file.path).unlink()
+    with pytest.raises(DataError, match="has written 1 rows to silver/toy, and comes to 0 now"):
+        floor.promote(replace(file, bytes=-1))
+    assert floor.rows("ops/ledger") == []
 
 
 def test_promote__what_another_stream_left_so_long_ago_that_the_log_has_forgotten_it(
