@@ -106,7 +106,7 @@ def test_main__the_machine_s_fault_is_not_ours(tmp_path: Path, capsys: Captured)
                  arguments=simulate.arguments)  # fmt: skip
     assert code == 3
     what, why, remedy = capsys.readouterr().err.splitlines()[-3:]
-    assert what.startswith(f"LH301 could not write {tmp_path}/file/lake/bronze/turbofan")
+    assert what.startswith(f"LH301 could not write {tmp_path}/file/lake/bronze/_truth/turbofan")
     assert why.startswith("  why:  ")
     assert remedy.startswith("  next: ")
 
