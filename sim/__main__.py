@@ -42,8 +42,9 @@ def _simulate(options: argparse.Namespace) -> None:
     writer = open_writer(options.lake, endpoint_url=options.endpoint_url)
     started = time.perf_counter()
     faults = fault_parameters(options, params.seed)
+    bronze = write(simulator, params, writer, format=options.format, faults=faults)
     write_truth(simulator, params, writer)
-    written = list(write(simulator, params, writer, format=options.format, faults=faults))
+    written = list(bronze)
     seconds = time.perf_counter() - started
     rows, size = sum(file.rows for file in written), sum(file.bytes for file in written)
     print(

@@ -102,8 +102,8 @@ def write(
         format: File format of the bronze files.
         faults: How much to spoil. The record goes to ``bronze/_truth/<dataset>_faults``, one file per unit.
 
-    Yields:
-        Each bronze file as it is written.
+    Returns:
+        Each bronze file as it is written; nothing is until it is asked for.
 
     Raises:
         ParameterError: Faults are asked for in a format that does not have them.
@@ -115,9 +115,20 @@ def write(
             why="faults are faults of Parquet files and their types",
             remedy="use format parquet, or no faults",
         )
+    return _written(simulator, params, writer, simulator.units(params) if units is None else units, format, faults)
+
+
+def _written(
+    simulator: Simulator[P],
+    params: P,
+    writer: Writer,
+    units: Iterable[Unit],
+    format: FileFormat,
+    faults: FaultParameters | None,
+) -> Iterator[Written]:
     prefix, partition_by = f"bronze/{simulator.name}", simulator.partition_by
     digest = _digest(params, faults)
-    for unit in simulator.units(params) if units is None else units:
+    for unit in units:
         rows, name = simulator.table(params, unit), f"{unit.name}-{digest}"
         if faults is None:
             sent = simulator.encode(rows, name)
