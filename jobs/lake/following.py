@@ -81,10 +81,12 @@ class Following:
         """The application of transactions that bring in a source now.
 
         It names the table, a digest of what it depends on, and the table's generation. A table that is followed counts
-        by its identity: one that was removed and made anew has versions of the same numbers, and other rows.
+        by its identity: one that was removed and made anew has versions of the same numbers, and other rows. Gold that
+        is read counts by the first day that it keeps: what has expired there is not in what is made of it.
         """
         followed = [str(delta.identity(self.lake, self._place(name))) for name in self.followed]
-        digest = hashlib.sha256("\n".join([*self._made_by, *followed]).encode()).hexdigest()[:12]
+        kept = [str(delta.first_day_kept(self.lake, self._place(name))) for name in self.reads]
+        digest = hashlib.sha256("\n".join([*self._made_by, *followed, *kept]).encode()).hexdigest()[:12]
         other = f"/{source}" if source != self.silver else ""
         return f"gold/{self.table.name}/{digest}/{self._generation()}{other}"
 

@@ -230,6 +230,16 @@ def test_gold_of_gold__though_files_of_what_that_has_reached_are_gone(two: Floor
     assert totals(two, "doubled") == {"a": 2, "b": 6}
 
 
+def test_gold_of_gold__is_of_what_has_not_expired_there(two: Floor):
+    follow(two)
+    follow(two, DOUBLED)
+    with delta.in_transaction(two.context.spark, delta.expiry(date(2026, 1, 1))):
+        SparkTable.forPath(two.context.spark, two.context.lake.gold("sums")).delete("id = 'a'")
+    follow(two, DOUBLED)
+    assert totals(two, "doubled") == {"b": 2}
+    assert follow(two, DOUBLED) == []
+
+
 @pytest.mark.parametrize("table", [MERGED, IN_TIME])
 def test_rows_taken_out__by_hand_leave_gold_as_well(two: Floor, table: GoldTable):
     arrive(two, 1, ["a", "c"], 2)
