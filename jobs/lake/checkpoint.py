@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from jobs.lake.diagnosis import cause, shortened
 from jobs.lake.errors import DataError, MachineError
-from jobs.lake.intake import Arrived
+from jobs.lake.intake import Arrived, oldest_first
 from jobs.lake.layout import Lake
 
 _TAIL = 1 << 16  # bytes: holds the last line of any part
@@ -93,7 +93,7 @@ def bronze_files(lake: Lake, dataset: str) -> list[Arrived]:
     folder = lake.arrow_path(lake.bronze(dataset))
     scheme = "s3a://" if lake.on_s3 else ""
     found = [Arrived(scheme + i.path, i.size, (i.mtime_ns or 0) // 1000) for i in lake.files(folder)]
-    return sorted(found, key=lambda f: (f.modified, f.path))
+    return oldest_first(found)
 
 
 def promoted(lake: Lake, stage: str, dataset: str) -> set[str]:
@@ -125,7 +125,7 @@ def is_open(lake: Lake, stage: str, dataset: str, number: int) -> bool:
 def arrived(lake: Lake, names: Sequence[str]) -> list[Arrived]:
     """Files by their names relative to the lake, oldest first; one that is gone has a length of -1."""
     found = _arrived(lake, [f"{lake.uri}/{name}" for name in names])
-    return sorted(found, key=lambda f: (f.modified, f.path))
+    return oldest_first(found)
 
 
 def _arrived(lake: Lake, paths: Sequence[str]) -> list[Arrived]:

@@ -263,6 +263,12 @@ def progress(lake: Lake, path: str, application: str) -> int | None:
     return None if table is None else table.transaction_version(application)
 
 
+def next_transaction(lake: Lake, path: str, application: str) -> Transaction:
+    """The write of ``application`` after the last one that a table has."""
+    number = progress(lake, path, application)
+    return Transaction(application, 0 if number is None else number + 1)
+
+
 def has(lake: Lake, path: str, transaction: Transaction) -> bool:
     """Whether a table has a write already."""
     table = open_table(lake, path)

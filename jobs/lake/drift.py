@@ -54,9 +54,7 @@ def record(lake: Lake, dataset: str, found: Mapping[Drift, str], transaction: Tr
     ]
     if rows:
         # Not by the batch's own transaction: a repetition may see what its first attempt did not.
-        application = f"drift/{dataset}"
-        number = delta.progress(lake, lake.drift, application)
-        once = Transaction(application, 0 if number is None else number + 1)
+        once = delta.next_transaction(lake, lake.drift, f"drift/{dataset}")
         delta.append_here(lake, pa.Table.from_pylist(rows, to_arrow_schema(SCHEMA)), lake.drift, once)
 
 

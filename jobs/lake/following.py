@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -80,15 +81,22 @@ class Following:
     def application(self, source: str) -> str:
         """The application of transactions that bring in a source now.
 
-        It names the table, a digest of what it depends on, and the table's generation. A table that is followed counts
-        by its identity: one that was removed and made anew has versions of the same numbers, and other rows. Gold that
-        is read counts by the first day that it keeps: what has expired there is not in what is made of it.
+        It names the table, a digest of what it depends on, and the table's generation.
+        """
+        other = f"/{source}" if source != self.silver else ""
+        return f"gold/{self.table.name}/{self._digest}/{self._generation()}{other}"
+
+    @cached_property
+    def _digest(self) -> str:
+        """A digest of what the table depends on, found out once: it takes a look at each table that is followed.
+
+        Such a table counts by its identity: one that was removed and made anew has versions of the same numbers, and
+        other rows. Gold that is read counts by the first day that it keeps: what has expired there is not in what is
+        made of it.
         """
         followed = [str(delta.identity(self.lake, self._place(name))) for name in self.followed]
         kept = [str(delta.first_day_kept(self.lake, self._place(name))) for name in self.reads]
-        digest = hashlib.sha256("\n".join([*self._made_by, *followed, *kept]).encode()).hexdigest()[:12]
-        other = f"/{source}" if source != self.silver else ""
-        return f"gold/{self.table.name}/{digest}/{self._generation()}{other}"
+        return hashlib.sha256("\n".join([*self._made_by, *followed, *kept]).encode()).hexdigest()[:12]
 
     @property
     def reached(self) -> int | None:

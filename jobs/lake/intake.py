@@ -87,6 +87,11 @@ class Probed:
     error: str = ""
 
 
+def oldest_first(files: Iterable[Arrived]) -> list[Arrived]:
+    """Files in their order of arrival: of two rows with one key the one that arrived first is kept."""
+    return sorted(files, key=lambda f: (f.modified, f.path))
+
+
 def new_files(spark: SparkSession, folder: str, max_files: int) -> DataFrame:
     """A stream of the files under ``folder``; their content is never read.
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from jobs.lake import checkpoint, delta, leases
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import DataError
-from jobs.lake.intake import Arrived, Probed
+from jobs.lake.intake import Arrived, Probed, oldest_first
 from jobs.lake.layout import Lake
 from jobs.lake.tables import Dataset
 
@@ -56,7 +56,7 @@ class Intent:
         One that is put again has another time, even if nothing in it has changed.
         """
         then = [replace(f, modified=self.arrived.get(lake.relative(f.path), f.modified)) for f in files]
-        return sorted(then, key=lambda f: (f.modified, f.path))
+        return oldest_first(then)
 
     def applied(self, lake: Lake, probed: Sequence[Probed]) -> list[Probed]:
         """Files as they were when the batch was begun: one that could not be read then is not read now."""
@@ -111,15 +111,21 @@ def read(lake: Lake, stage: str, dataset: str) -> Intent | None:
         ) from error
 
 
+def has_committed(lake: Lake, stage: str, dataset: str, transaction: Transaction) -> bool:
+    """Whether a batch has committed something before its last commit."""
+    second = {"silver": lake.quarantine(dataset), "replay": lake.ledger}[stage]
+    return any(delta.has(lake, table, transaction) for table in (lake.silver(dataset), second))
+
+
 def is_half_done(lake: Lake, stage: str, dataset: str, transaction: Transaction) -> bool:
     """Whether a batch has committed something, and not all: it is to be repeated."""
-    silver, refused = lake.silver(dataset), lake.quarantine(dataset)
-    first, last = {"silver": ((silver, refused), lake.ledger), "replay": ((silver, lake.ledger), refused)}[stage]
-    if not any(delta.has(lake, table, transaction) for table in first):
+    if not has_committed(lake, stage, dataset, transaction):
         return False
     # A promotion that is booked comes again all the same, until Spark has it as done.
-    again = stage == "silver" and checkpoint.is_open(lake, stage, dataset, transaction.number)
-    return again or not delta.has(lake, last, transaction)
+    if stage == "silver" and checkpoint.is_open(lake, stage, dataset, transaction.number):
+        return True
+    last = {"silver": lake.ledger, "replay": lake.quarantine(dataset)}[stage]
+    return not delta.has(lake, last, transaction)
 
 
 def half_done(lake: Lake, dataset: str) -> str:

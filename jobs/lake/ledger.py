@@ -134,11 +134,11 @@ def booked(lake: Lake, transaction: delta.Transaction, *counts: str) -> int:
 
 def applications(lake: Lake, stage: str, dataset: str) -> set[str]:
     """Applications of the transactions by which a stage has brought a dataset in."""
-    booked = delta.scan(lake, lake.ledger)
-    if booked is None:
+    there = delta.scan(lake, lake.ledger)
+    if there is None:
         return set()
     mine = (pc.field("stage") == stage) & (pc.field("dataset") == dataset) & (pc.field("outcome") == DONE)
-    batches = booked.to_table(["batch_id"], filter=mine)["batch_id"].unique().to_pylist()
+    batches = there.to_table(["batch_id"], filter=mine)["batch_id"].unique().to_pylist()
     return {batch.rpartition("/")[0] for batch in batches}
 
 

@@ -156,9 +156,7 @@ class Care:
         done = Done(*joined, *removed)
         if done == Done():
             return None
-        application = f"maintain/tidy/{table.path}"
-        number = delta.progress(self.lake, self.lake.ledger, application)
-        transaction = Transaction(application, 0 if number is None else number + 1)
+        transaction = delta.next_transaction(self.lake, self.lake.ledger, f"maintain/tidy/{table.path}")
         entry = batch.entry(transaction, files=done.files_joined, bytes_read=done.bytes_joined)
         ledger.record(self.lake, [entry], transaction)
         return done, entry

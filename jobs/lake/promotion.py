@@ -75,8 +75,7 @@ class Promotion:
         return ledger.Batch(self.run_id, "silver", self.dataset.name)
 
     def _has_committed(self, transaction: Transaction) -> bool:
-        tables = self.lake.silver(self.dataset.name), self.lake.quarantine(self.dataset.name)
-        return any(delta.has(self.lake, table, transaction) for table in tables)
+        return intents.has_committed(self.lake, "silver", self.dataset.name, transaction)
 
     def _book_left(self, begun: Intent) -> None:
         """Book a batch of another stream that was stopped before it was booked, if its checkpoint was then removed.
