@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 from delta import exceptions
 from delta.exceptions import captured  # noqa: F401  (imported, it makes PySpark raise what it defines)
 from delta.tables import DeltaTable
+from deltalake.exceptions import CommitFailedError
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DateType
@@ -244,12 +245,13 @@ def persist(lake: Lake, write: Callable[[], T], path: str) -> T:
     """
     with holding(lake, lake.relative(path)):
         for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0.25, 0.5) * _FIRST_PAUSE * 2**attempt)
+                leases.check(lake)
             try:
                 return write()
             except _CONFLICTS as error:
                 conflict = error
-            time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt)
-            leases.check(lake)
     raise MachineError(
         f"{path} could not be written in {_ATTEMPTS} attempts",
         why=f"other runs write the same rows: {type(conflict).__name__}",
@@ -305,20 +307,31 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, row
 
 def append_here(lake: Lake, rows: pa.Table, path: str, transaction: Transaction) -> None:
     """Append rows that are at hand, once, without a job of Spark's, which takes a second; it makes the table."""
-    if has(lake, path, transaction):
-        return
     with holding(lake, lake.relative(path)):
-        deltalake.write_deltalake(
-            lake.delta_uri(path),
-            rows,
-            mode="append",
-            schema_mode="merge",
-            storage_options=lake.delta_options(),
-            writer_properties=deltalake.WriterProperties(compression="ZSTD"),
-            commit_properties=deltalake.CommitProperties(
-                app_transactions=[deltalake.Transaction(transaction.application, transaction.number)],
-            ),
-        )
+        table = open_table(lake, path)
+        if table is not None and _has(table, transaction):
+            return
+        # Who takes the table over from here on fences it, or makes it: either has this commit refused.
+        leases.check(lake)
+        try:
+            deltalake.write_deltalake(
+                lake.delta_uri(path) if table is None else table,
+                rows,
+                mode="error" if table is None else "append",
+                schema_mode="merge",
+                storage_options=lake.delta_options(),
+                writer_properties=deltalake.WriterProperties(compression="ZSTD"),
+                commit_properties=deltalake.CommitProperties(
+                    # Else a table that was made meanwhile would be appended to.
+                    max_commit_retries=0 if table is None else None,
+                    app_transactions=[deltalake.Transaction(transaction.application, transaction.number)],
+                ),
+            )
+        except CommitFailedError:
+            # A store may have taken the commit, and its answer be lost: the next attempt then meets it.
+            leases.check(lake)
+            if not has(lake, path, transaction):
+                raise
 
 
 def overwrite(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, only: str = "") -> None:

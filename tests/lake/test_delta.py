@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import boto3
+import deltalake
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -23,9 +27,10 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from chaos.proxy import Proxy, Trouble
 from jobs.lake import delta, leases
 from jobs.lake.cli import Context
-from jobs.lake.config import LeaseSettings
+from jobs.lake.config import LeaseSettings, S3Settings
 from jobs.lake.delta import Transaction
 from jobs.lake.errors import DataError, MachineError, StoreError, TakenOverError
 from jobs.lake.layout import Lake
@@ -501,6 +506,53 @@ def test_fence__what_the_last_holder_has_under_way_is_not_committed(
         delta.append(lake.lake, meanwhile(numbers(lake, 7, 9), begun, go_on), table, Transaction("app", 3))
     assert content(table) == before
     assert delta.progress(lake.lake, table, "app") == 2
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_append_here__a_run_that_stood_still_since_its_last_look_books_nothing(
+    lake: Context, rival: leases.Lease, monkeypatch: pytest.MonkeyPatch, is_there: bool
+):
+    path, once, write = lake.lake.silver("numbers"), Transaction("app", 1), deltalake.write_deltalake
+    if is_there:
+        delta.append_here(lake.lake, pa.table({"id": [6]}), path, Transaction("app", 0))
+
+    def late(*arguments: Any, **options: Any) -> None:
+        rival.take()
+        delta._fence(lake.lake, rival.table)
+        write(path, pa.table({"id": [7]}), mode="append")
+        write(*arguments, **options)
+
+    monkeypatch.setattr(deltalake, "write_deltalake", late)
+    with pytest.raises(TakenOverError, match="silver/numbers was taken over by"):
+        delta.append_here(lake.lake, pa.table({"id": [7]}), path, once)
+    assert content(path) == ([(6,)] if is_there else []) + [(7,)]
+
+
+_APPEND_TWO = """
+import sys
+import pyarrow as pa
+from jobs.lake import delta
+from jobs.lake.config import S3Settings
+from jobs.lake.layout import Lake
+lake = Lake("s3a://lost-answer/lake", S3Settings(endpoint=sys.argv[1]))
+for number in (0, 1):
+    delta.append_here(lake, pa.table({"id": [number]}), lake.silver("numbers"), delta.Transaction("app", number))
+"""
+
+
+@pytest.mark.parametrize("commit", [0, 1])
+def test_append_here__a_commit_whose_answer_is_lost_is_done(s3_endpoint: str, commit: int):
+    bucket = boto3.resource("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="lost-answer")
+    bucket.objects.delete()
+    lost = Trouble("lost reply", ("PUT",), f"_delta_log/{commit:020d}.json")
+    with closing(Proxy(s3_endpoint)) as proxy, proxy.troubled(lost):
+        # In a process of its own: deltalake keeps Python's lock while it waits for the proxy.
+        subprocess.run([sys.executable, "-c", _APPEND_TWO, proxy.endpoint], check=True, timeout=120)
+    assert lost.spoiled == 1
+    lake = Lake("s3a://lost-answer/lake", S3Settings(endpoint=s3_endpoint))
+    rows = delta.scan(lake, lake.silver("numbers"))
+    assert rows is not None
+    assert sorted(rows.to_table()["id"].to_pylist()) == [0, 1]
 
 
 def test_holding__what_fails_once_the_table_was_taken_over_is_told_as_that(lake: Context, rival: leases.Lease):
