@@ -169,11 +169,12 @@ while IFS= read -r argument; do SUBMIT+=("$argument"); done < <("$PYTHON" -m job
 
 # spark-submit mixes a Python job's two streams into one and adds the JVM's own talk. So the job is handed the
 # real ones to reopen (jobs/lake/console.py), and what the JVM prints goes to the log with Spark's.
-# A file is fed through cat, because to reopen it would give it a second position to write at.
+# A file is fed through cat, because to reopen it would give it a second position to write at. Ctrl-C reaches cat as
+# well, which has to stay for what the job says of it.
 pumps=()
 exec 3>&1 4>&2
-if [ -f "/proc/$$/fd/3" ]; then exec 3> >(exec cat); pumps+=($!); fi
-if [ -f "/proc/$$/fd/4" ]; then exec 4> >(exec cat >&2); pumps+=($!); fi
+if [ -f "/proc/$$/fd/3" ]; then exec 3> >(trap '' INT TERM; exec cat); pumps+=($!); fi
+if [ -f "/proc/$$/fd/4" ]; then exec 4> >(trap '' INT TERM; exec cat >&2); pumps+=($!); fi
 if [ -e "/proc/$$/fd/3" ]; then
   export LAKEHOUSE_STDOUT=/proc/$$/fd/3 LAKEHOUSE_STDERR=/proc/$$/fd/4
   "${SUBMIT[@]}" "$HOME_DIR/jobs/$JOB.py" "$@" >>"$LAKEHOUSE_LOG" 2>&1 3>&- 4>&- &

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pyspark
 import pytest
@@ -44,6 +46,13 @@ def run(*arguments: str, cwd: Path, script: Path = SCRIPT, **extra: str) -> subp
 
 def simulated_rows(lake: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in (lake / "bronze" / "turbofan").rglob("*.parquet"))
+
+
+def addresses(process: int) -> set[tuple[str, int]]:
+    """Where a process and its descendants listen."""
+    above = psutil.Process(process)
+    found = [c for p in [above, *above.children(recursive=True)] for c in p.net_connections("inet")]
+    return {(c.laddr.ip.removeprefix("::ffff:"), c.laddr.port) for c in found if c.status == psutil.CONN_LISTEN}
 
 
 # --- without Spark --------------------------------------------------------------------------------------------
@@ -211,21 +220,36 @@ def test_job__where_the_repository_is_not_on_disk(tmp_path: Path):
     assert books[0]["rows_written"] == simulated_rows(tmp_path / "lake") > 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_job__that_is_stopped_says_so_and_the_next_run_goes_on(tmp_path: Path, number: signal.Signals, code: int):
-    lake = tmp_path / "lake"
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        pytest.param(lambda job: job.terminate(), 143, id="SIGTERM"),
+        pytest.param(lambda job: os.killpg(job.pid, signal.SIGINT), 130, id="Ctrl-C, as a terminal sends it"),
+    ],
+)
+def test_job__that_is_stopped_says_so_and_the_next_run_goes_on(
+    tmp_path: Path, stop: Callable[[subprocess.Popen[bytes]], None], code: int
+):
+    lake, told = tmp_path / "lake", tmp_path / "told"
     for _ in write(SIMULATORS["turbofan"], TurbofanParameters(seed=7, entities=3), LocalWriter(lake)):
         continue
     silver = [str(SCRIPT), "silver", "--dataset", "turbofan", "--lake", str(lake), "--profile", "testing"]
-    silver += ["--set", "silver.max_files_per_batch=1"]
-    with subprocess.Popen(silver, env=clean_environment(), stderr=subprocess.PIPE, text=True) as job:
+    silver += ["--set", "silver.max_files_per_batch=1", "--set", "spark.conf.spark.ui.enabled=true"]
+    with (
+        told.open("w") as log,
+        subprocess.Popen(silver, env=clean_environment(), stderr=log, start_new_session=True) as job,
+    ):
         deadline = time.monotonic() + 120
         while not list((lake / "silver" / "turbofan").glob("*.parquet")):
             assert job.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        job.send_signal(number)
-        _, said = job.communicate(timeout=120)
+        listening = addresses(job.pid)
+        stop(job)
+        job.wait(timeout=120)
+    said = told.read_text()
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    assert [port for _, port in listening if 4040 <= port < 4060], "Spark's page"
     assert job.returncode == code, said
     assert "the same command does what was not finished" in said.splitlines()[-1]
     assert "Traceback" not in said
