@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from jobs.lake.errors import ConfigurationError
 
 _SECRET = re.compile(r"secret|password|token|access.?key|credential|:\S*@", re.I)
+_CREDENTIAL = re.compile(r"(access|secret)[._]?key$|(secret|password|token)$", re.I)
 ENVIRONMENT_PREFIX = "LAKEHOUSE__"
 SHIPPED = "conf/lakehouse.yaml"
 JAVA_OPTIONS = "-XX:-DontCompileHugeMethods"
@@ -80,6 +81,26 @@ class SparkSettings(_Section):
             return conf
         scalar = (bool, int, float)
         return {k: str(v).lower() if isinstance(v, scalar) else v for k, v in conf.items()}
+
+    @field_validator("conf")
+    @classmethod
+    def _harmless(cls, conf: dict[str, str]) -> dict[str, str]:
+        """No secret, for the list of processes shows what is typed, and nothing by which a commit could be lost."""
+        for name, value in conf.items():
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"{name} is a credential: those come from the standard AWS chain (AWS_PROFILE, or AWS_ACCESS_KEY_ID"
+                    " and AWS_SECRET_ACCESS_KEY) or from Hadoop's credential providers, never from a setting"
+                )
+            flags = {flag.strip().lower() for flag in value.split(",")}
+            if (name.endswith("fs.s3a.create.performance") and "true" in flags) or (
+                name.endswith(".performance.flags") and flags & {"create", "*"}
+            ):
+                raise ValueError(
+                    f"{name} has S3A replace what is there, and Delta's log relies on a file that is there not being"
+                    " replaced: two runs could lose a commit"
+                )
+        return conf
 
 
 KeepDays = dict[str, Annotated[int, Field(ge=1)]]
@@ -240,9 +261,14 @@ def _read(source: str) -> Mapping[str, Any]:
             f"there is no {source}", why=f"profiles are {', '.join(known)}", remedy=f"--profile {known[0]}"
         )
     try:
-        return yaml.safe_load(folder.joinpath(*source.split("/")[1:]).read_text()) or {}
+        found = yaml.safe_load(folder.joinpath(*source.split("/")[1:]).read_text()) or {}
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{source} is not YAML", why=str(error), remedy=f"mend {source}") from error
+    if not isinstance(found, Mapping):
+        raise ConfigurationError(
+            f"{source} holds no settings", why="they are lines of NAME: VALUE", remedy=f"mend {source}"
+        )
+    return found
 
 
 def _value(name: str, text: str) -> Any:

@@ -245,7 +245,7 @@ def test_status__config_says_where_each_value_is_from(capsys: Captured):
 
 @pytest.mark.parametrize("how", ["--json", "--verbose"])
 def test_status__config_shows_no_secret(how: str, capsys: Captured):
-    planted = ["--set", "spark.conf.spark.hadoop.fs.s3a.secret.key=PLANTED"]
+    planted = ["--set", "spark.conf.spark.driver.extraJavaOptions=-Daws.secretKey=PLANTED"]
     assert exits(status.run, "--config", how, *planted, arguments=status.arguments) == 0
     said = capsys.readouterr()
     assert "PLANTED" not in said.out + said.err

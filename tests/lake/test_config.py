@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -14,6 +17,7 @@ from jobs.lake import config
 from jobs.lake.config import Settings
 from jobs.lake.errors import ConfigurationError
 
+HOME = Path(__file__).parents[2]
 LIMIT = "silver.max_files_per_batch"
 VARIABLE = "LAKEHOUSE__SILVER__MAX_FILES_PER_BATCH"
 
@@ -179,6 +183,71 @@ def test_load__a_secret_is_not_repeated(override: str) -> None:
     told = "".join(traceback.format_exception(refused.value))
     assert "***" in told
     assert "PLANTED" not in told
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "spark.hadoop.fs.s3a.secret.key",
+        "spark.hadoop.fs.s3a.bucket.raw.access.key",
+        "spark.hadoop.fs.s3a.session.token",
+        "spark.ssl.keyPassword",
+        "spark.authenticate.secret",
+    ],
+)
+def test_load__a_credential_is_no_setting(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is a credential: .*AWS_PROFILE") as refused:
+        load(f"spark.conf.{name}=PLANTED")
+    assert "PLANTED" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "spark.hadoop.fs.s3a.performance.flags=create",
+        "spark.hadoop.fs.s3a.performance.flags=mkdir, Create",
+        "spark.hadoop.fs.s3a.bucket.raw.performance.flags='*'",
+        "spark.hadoop.fs.s3a.create.performance=true",
+    ],
+)
+def test_load__s3a_is_not_told_to_replace_what_is_there(override: str) -> None:
+    with pytest.raises(ConfigurationError, match="two runs could lose a commit"):
+        load(f"spark.conf.{override}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "spark.hadoop.fs.s3a.aws.credentials.provider=software.amazon.awssdk.auth.credentials.ProfileCredentialsProvider",
+        "spark.hadoop.hadoop.security.credential.provider.path=jceks://file/keys",
+        "spark.kubernetes.driver.secrets.aws=/etc/aws",
+        "spark.hadoop.fs.s3a.performance.flags=delete,mkdir",
+        "spark.hadoop.fs.s3a.create.performance=false",
+    ],
+)
+def test_load__ways_to_credentials_and_flags_that_do_no_harm(override: str) -> None:
+    name, _, value = override.partition("=")
+    assert load(f"spark.conf.{override}").spark.conf == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("silver: {max_file_per_batch: 5}", "unknown setting 'silver.max_file_per_batch' in conf/profiles/mine.yaml"),
+        ("silver: {max_files_per_batch: many}", "setting silver.max_files_per_batch = 'many'"),
+        ("silver:", "unknown setting 'silver' in conf/profiles/mine.yaml"),
+        ("silver: [5", "conf/profiles/mine.yaml is not YAML"),
+        ("- silver", "conf/profiles/mine.yaml holds no settings"),
+    ],
+)
+def test_load__a_typing_error_in_a_profile(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(HOME / "conf", tmp_path / "conf")
+    (folder / "profiles" / "mine.yaml").write_text(text)
+    monkeypatch.setattr(config.resources, "files", lambda package: folder)
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        load(profile="mine")
 
 
 @pytest.mark.parametrize("endpoint", ["host:9000", "s3://host", "http://", "HTTP://host"])
