@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_LONGEST: Final = 2_000  # characters of what is told of an error: it may quote the data
 
 
 class LakehouseError(Exception):
@@ -23,8 +25,8 @@ class LakehouseError(Exception):
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
         super().__init__(what, why, remedy)
-        self.what = what
-        self.why = why
+        self.what = _bounded(what)
+        self.why = _bounded(why)
         self.remedy = remedy
 
     def __str__(self) -> str:
@@ -38,6 +40,10 @@ class LakehouseError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments: the default pickling of exceptions would lose them on Spark's workers.
         return _rebuild, (type(self), self.what, self.why, self.remedy)
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 40]}... ({len(text):,} characters)"
 
 
 def _rebuild(kind: type[LakehouseError], what: str, why: str, remedy: str) -> LakehouseError:

@@ -18,7 +18,7 @@ from typing import Final
 import pyarrow as pa
 
 from jobs.lake.errors import FileRefusedError
-from jobs.lake.sources import LineReader, Parsed, Refused
+from jobs.lake.sources import LineReader, Parsed, Refused, too_many
 
 LIMIT: Final = 1 << 20
 BLOCK_ROWS: Final = 20_000
@@ -208,6 +208,8 @@ def _header(lines: _Lines, name: str) -> list[str]:
         raise _foreign(name, "it has no lines")
     if isinstance(first, Refused):
         raise _foreign(name, f"its header cannot be read: {first.reason.partition(': ')[2]}")
+    if many := too_many(len(first.fields)):
+        raise _foreign(name, many)
     try:
         columns = column_names(first.fields)
     except ValueError as error:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.lake.errors import FileRefusedError
-from jobs.lake.sources import MAX_COLUMNS, Parsed, Refused, SourceFile
+from jobs.lake.sources import Parsed, Refused, SourceFile, too_many
 
 LINE_LIMIT: Final = 1 << 20
 BLOCK_ROWS: Final = 20_000
@@ -225,6 +225,8 @@ def _field_names(header: _Line, name: str) -> list[str]:
         names = [cell.strip() for cell in _cells(_decoded(header.text))]
     except _UnparsableError as why:
         raise _foreign(name, f"its first line does not name fields: {why}") from None
+    if many := too_many(len(names)):
+        raise _foreign(name, many)
     if len(names) < 2:
         raise _foreign(name, "its first line names one field", "separate fields by commas")
     if not all(names) or len(set(names)) < len(names):
@@ -247,7 +249,7 @@ def _object(names: Sequence[str], record: Sequence[_Line]) -> str:
     cells = _cells(_decoded(b"\n".join(line.text for line in record)))
     if len(cells) != len(names):
         raise _UnparsableError(f"line: {len(cells)} fields instead of {len(names)}")
-    return _dumps({name: cell for name, cell in zip(names, cells, strict=True) if cell})
+    return _decoded(_dumps({name: cell for name, cell in zip(names, cells, strict=True) if cell}).encode())
 
 
 def _cells(text: str) -> list[str]:
@@ -267,8 +269,8 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             raise _foreign(name, "it has two columns of one name")
-        if file.metadata.num_columns > MAX_COLUMNS:
-            raise _foreign(name, f"it has {file.metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are taken in")
+        if why := too_many(file.metadata.num_columns):
+            raise _foreign(name, why)
         for batch in file.iter_batches(batch_size=_FEW_ROWS):
             for row in _rows(batch, name):
                 number += 1

@@ -22,7 +22,7 @@ from jobs.lake.diagnosis import cause, shortened
 from jobs.lake.errors import StoreError
 from jobs.lake.layout import Lake, hive_values
 from jobs.lake.session import on_workers
-from jobs.lake.sources import MAX_COLUMNS
+from jobs.lake.sources import too_many
 from jobs.lake.tables import Dataset
 
 _BINARY_FILE = "path string, modificationTime timestamp, length long, content binary"
@@ -158,8 +158,8 @@ def _probe(filesystem: pafs.FileSystem, place: str, file: Arrived, thorough: boo
         try:
             metadata = pq.read_metadata(pa.BufferReader(footer))
             schema = _as_spark_reads(metadata.schema)
-            if metadata.num_columns > MAX_COLUMNS:
-                raise ValueError(f"it has {metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are taken in")
+            if why := too_many(metadata.num_columns):
+                raise ValueError(why)
             if thorough:
                 for _ in pq.ParquetFile(source, page_checksum_verification=True).iter_batches():
                     pass

@@ -28,6 +28,11 @@ class SourceFile:
     modified: datetime
 
 
+def too_many(columns: int) -> str:
+    """Why a file of so many columns is not taken in; empty if it is."""
+    return f"it has {columns:,} columns; at most {MAX_COLUMNS:,} are taken in" if columns > MAX_COLUMNS else ""
+
+
 class Refused(NamedTuple):
     """A line or record that is no row: the number of its (first) line from 1, its text (shortened) and the reason."""
 

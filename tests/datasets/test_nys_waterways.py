@@ -153,6 +153,7 @@ def test_parse__a_stream_keeps_its_identities_and_times():
         (b"County,Waterbody,Lat,Long,Latitude\n", "'Lat' and 'Latitude' are both latitude"),
         (b"County,Waterbody,Lat,Long,a b,A_B\n", "'a b' and 'A_B' are both a_b"),
         (b"County,Waterbody,Lat,Long,\n", "column 5 has no name"),
+        (b"County,Waterbody,Lat,Long," + b"x," * 50_000, "it has 50,005 columns; at most 2,000 are taken in"),
         ("County,Waterbody,Lat,Long,Länge".encode("latin-1"), "not UTF-8, byte 0xe4 at 27"),
         ("County,Waterbody,Lat,Long\n".encode("utf-16"), "not UTF-8"),
         (b'County,"Waterbody,Lat,Long\nEssex,Brook,44,-74\n', "quotes that do not match"),

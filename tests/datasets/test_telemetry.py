@@ -265,6 +265,14 @@ def test_parse__csv_rows_that_do_not_fit():
     ]
 
 
+def test_parse__a_csv_row_whose_message_is_too_long():
+    names, fits = "n" * 600_000, "v" * 400_000
+    content = f"{names},b\n{fits},1\n{fits * 2},2\n"
+    rows, ((number, _, why),) = read("a.csv", content)
+    assert [json.loads(payload)["b"] for payload in rows["payload"].to_pylist()] == ["1"]
+    assert (number, why) == (3, f"unparsable_line line: longer than {LINE_LIMIT} bytes")
+
+
 def test_parse__csv_cells_over_two_lines():
     rows, refused = read("a.csv", 'a,b\n1,"x\n\ny"\n2,z\n')
     assert refused == []
@@ -289,6 +297,7 @@ def test_parse__two_stray_quotes_do_not_take_the_rows_between_them_along():
         ("device_id;timestamp\nd1;1\n", "separate fields by commas"),
         ("a,,b\n1,2,3\n", "without a name of its own"),
         ("a,b,a\n1,2,3\n", "without a name of its own"),
+        (",".join(f"c{n}" for n in range(100_000)), "it has 100,000 columns; at most 2,000 are taken in"),
         (b"a,\xff\n1,2\n", "not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from jobs.lake import diagnosis
-from jobs.lake.errors import FileRefusedError, StoreError
+from jobs.lake.errors import DataError, FileRefusedError, StoreError
 
 # As they were seen, shortened.
 HADOOP = (
@@ -134,6 +136,14 @@ def test_told__what_a_worker_said():
     error = diagnosis.told(RuntimeError(f"Traceback\nsim.errors.FileRefusedError: {said}\n\n\tat org.apache"))
     assert isinstance(error, FileRefusedError)
     assert str(error) == said
+
+
+def test_error__what_it_quotes_is_bounded_and_what_to_type_is_whole():
+    error = DataError("w" * 2_001, why="y" * 900_000, remedy="rm " + "z" * 5_000)
+    assert [len(error.what), len(error.why), len(error.remedy)] == [1_960 + len("... (2,001 characters)"), 1_984, 5_003]
+    assert error.why.endswith("yyy... (900,000 characters)")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert DataError("w" * 2_000).what == "w" * 2_000
 
 
 def test_told__what_nobody_foresaw_is_ours_and_the_systems_is_the_machines():
