@@ -45,6 +45,7 @@ REFUSALS = {
     "in_future": "an instant later than its arrival, by more than a clock may be wrong",
     "jump": "a position that cannot be reached from those around it within the speed limit",
     "missing": "a column that every row needs has no value",
+    "more_reasons": "the row has more reasons than are kept, 100",
     "not_finite": "NaN or an infinity",
     "out_of_range": "outside the limits that are set for the column",
     "unknown_schema": "a message whose fields are those of no known version",

@@ -22,6 +22,8 @@ _EXACT_IN: dict[type[T.DataType], int] = {T.FloatType: 24, T.DoubleType: 53}  # 
 _MOST_DAYS = (2**63 - 1) // 86_400_000_000  # since the epoch: a long has no microseconds for a later day
 _NANOSECONDS = "nanoseconds"
 _INF = float("inf")
+_LONGEST_NAME = 255  # characters of a column's name, which stands in reasons and in the books
+_LONGEST_TYPE = 1_000  # characters of a type there
 
 RESERVED = frozenset(
     f"_{name}"
@@ -79,6 +81,8 @@ def spark_schema(schema: pa.Schema) -> T.StructType:
         name = folded(field.name)
         if name in RESERVED or name.startswith("_path_") or not name:
             raise TypeError(f"a column is named '{field.name}': the promotion keeps '{name}' for itself")
+        if len(name) > _LONGEST_NAME:
+            raise TypeError(f"a column's name has {len(name):,} characters; at most {_LONGEST_NAME} are taken in")
         if name in names:
             raise TypeError(f"columns {names[name]} and {field.name} would be one in silver")
         names[name] = field.name
@@ -228,7 +232,7 @@ def conform(
         columns.append(value.alias(field.name))
         if not exact:
             mistyped = raw.isNotNull() & value.isNull()
-            checks.append(F.when(mistyped, F.lit(f"wrong_type {field.name}: no {field.dataType.simpleString()}")))
+            checks.append(F.when(mistyped, F.lit(f"wrong_type {field.name}: no {_told(field.dataType)}")))
         if not field.nullable:
             checks.append(F.when(raw.isNull(), F.lit(f"missing {field.name}: no value")))
     misfit = quality.any_reason(checks)
@@ -331,15 +335,20 @@ def drift_of(
     found = []
     for field in declared:
         source = matched.get(field.name)
-        expected = field.dataType.simpleString()
+        expected = _told(field.dataType)
         if source is None:
             if field.name not in in_path and not field.nullable:
                 found.append(Drift(field.name, "missing", expected, ""))
             continue
-        kind = "timestamp_ns" if _NANOSECONDS in arrived[source].metadata else arrived[source].dataType.simpleString()
+        kind = "timestamp_ns" if _NANOSECONDS in arrived[source].metadata else _told(arrived[source].dataType)
         if kind != expected:
             found.append(Drift(field.name, "retyped", expected, kind))
         if source != field.name:
             found.append(Drift(field.name, "renamed", field.name, source))
     extras = extra_fields(arrived, declared, aliases)
-    return found + [Drift(f.name, "added", "", f.dataType.simpleString()) for f in extras]
+    return found + [Drift(f.name, "added", "", _told(f.dataType)) for f in extras]
+
+
+def _told(kind: T.DataType) -> str:
+    """A type as the books have it: one with columns within can be of any length."""
+    return kind.simpleString()[:_LONGEST_TYPE]

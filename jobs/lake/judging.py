@@ -278,7 +278,7 @@ class Judge:
         return self.dataset.clean(rows).withColumns(
             {
                 _REFUSED: F.col(MISFIT) | quality.any_reason(rules),
-                _WHY: F.concat(MISFITS, quality.all_reasons(rules)),
+                _WHY: quality.bounded(F.concat(MISFITS, quality.all_reasons(rules))),
                 "_entity": F.col(self.dataset.entity).cast("string"),
                 "_event_time": F.when(F.year(time).between(1, 9999), time),
             }

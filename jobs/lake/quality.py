@@ -13,6 +13,9 @@ from datetime import datetime, timedelta
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+MOST_REASONS = 100
+"""Of a row: silver can have thousands of columns, and a value in each be of the wrong type."""
+
 
 def finite(name: str) -> Column:
     """Refuse NaN and infinities; null passes."""
@@ -86,3 +89,10 @@ def no_reasons() -> Column:
 def all_reasons(checks: Sequence[Column]) -> Column:
     """All failures of a row, as an array of text."""
     return F.array_compact(F.array(*checks)) if checks else no_reasons()
+
+
+def bounded(reasons: Column) -> Column:
+    """The first :data:`MOST_REASONS`, and after them one that says that there are more."""
+    more = F.lit(f"more_reasons row: more than {MOST_REASONS}")
+    few = F.slice(reasons, 1, MOST_REASONS + 1)
+    return F.transform(few, lambda reason, place: F.when(place < MOST_REASONS, reason).otherwise(more))

@@ -474,6 +474,27 @@ def test_promote__columns_of_any_kind_and_name(floor: Floor):
     assert counts(floor.promote(again, number=1)) == (1, 0, 1, 0)
 
 
+def test_promote__what_is_told_of_a_row_and_a_file_is_bounded(floor: Floor):
+    names = [f"c{number}" for number in range(150)]
+    files = [
+        floor.put("a.parquet", {"id": ["a"], "n": [1], **{name: [1] for name in names}}),
+        floor.put("b.parquet", {"id": ["a"], "n": [2], **{name: ["x"] for name in names}}),
+        floor.put("c.parquet", {"id": ["a"], "n": [3], "c" * 255: [1]}),
+        floor.put("d.parquet", {"id": ["a"], "n": [4], "d" * 256: [1]}),
+        floor.put("e.parquet", {"id": ["a"], "n": [5], "e": [{f"within{number}": 1 for number in range(200)}]}),
+    ]
+    assert counts(floor.promote(*files)) == (4, 3, 0, 1)
+    (_, _, reasons), refusal = floor.refused
+    assert reasons == [f"wrong_type c{number}: no bigint" for number in range(100)] + [
+        "more_reasons row: more than 100"
+    ]
+    assert refusal[::2] == (
+        "d.parquet",
+        ["unreadable_file file: a column's name has 256 characters; at most 255 are taken in"],
+    )
+    assert {len(kind) for name, _, _, kind, _ in drift(floor) if name == "e"} == {1000}
+
+
 def test_promote__a_column_beside_its_alias(floor: Floor):
     floor.promote(floor.put("a.parquet", {"id": ["a"], "identifier": ["b"], "n": [1]}))
     floor.promote(floor.put("b.parquet", {"identifier": ["b"], "n": [2]}), number=1)
