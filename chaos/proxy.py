@@ -6,6 +6,7 @@ import http.client
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ HOW = (*ANSWERS, "silence", "cut", "lost reply")
 """What can be done to a request: one of four answers of S3's; no answer for longer than a client waits; the connection
 cut within the request's body; and the connection cut after the store has done what was asked."""
 
+ALL = ("GET", "HEAD", "PUT", "POST", "DELETE")
+"""The methods of all requests."""
+_PART = re.compile(r"/lake/(ops/)?[a-z]+/")
+
 
 @dataclass
 class Trouble:
@@ -39,7 +44,7 @@ class Trouble:
     """
 
     how: str
-    methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
+    methods: tuple[str, ...] = ALL
     path: str = ""
     after: int = 0
     times: int = 1
@@ -68,11 +73,14 @@ class Proxy:
 
     Attributes:
         trouble: What it makes; None for a proxy that only hands on.
+        seen: How many requests there were, by method and the part of a lake that they are about, as ``/lake/gold/``.
         endpoint: Its address.
     """
 
     def __init__(self, store: str) -> None:
         self.trouble: Trouble | None = None
+        self.seen = Counter[tuple[str, str]]()
+        self._lock = threading.Lock()
         self._server = _Server(store, self)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -85,6 +93,13 @@ class Proxy:
             yield trouble
         finally:
             self.trouble = None
+
+    def befalls(self, method: str, path: str) -> str:
+        """What befalls a request, one of :data:`HOW`, or nothing; counts it."""
+        part = _PART.search(path)
+        with self._lock:
+            self.seen[method, part[0] if part else ""] += 1
+        return self.trouble.how if self.trouble and self.trouble.befalls(method, path) else ""
 
     def close(self) -> None:
         """Stop."""
@@ -112,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         trouble = self.server.proxy.trouble
-        how = trouble.how if trouble and trouble.befalls(self.command, self.path) else ""
+        how = self.server.proxy.befalls(self.command, self.path)
         if how in ANSWERS:
             self.rfile.read(self._length)
             self._refuse(*ANSWERS[how])

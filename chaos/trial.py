@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -55,11 +56,13 @@ class References:
     """What comes of steps that nothing disturbs, found out once for all stages.
 
     Attributes:
-        calls: How often the last of the steps, on a lake in a folder, comes by each point; by the steps' name.
+        calls: How often the last of the steps comes by each point; by the steps' name.
+        requests: What the last of the steps asks of S3, as :attr:`chaos.proxy.Proxy.seen`; by the steps' name.
     """
 
     def __init__(self) -> None:
         self.calls = dict[str, Mapping[str, int]]()
+        self.requests = dict[str, Counter[tuple[str, str]]]()
         self._lock, self._known = threading.Lock(), dict[str, Fingerprint]()
 
     def get(self, name: str, make: Callable[[], Fingerprint]) -> Fingerprint:
@@ -137,6 +140,12 @@ class Trial:
         }
         return tuple(tuple(named.get(word, word) for word in step) for step in PROGRAMS[name])
 
+    def on_s3(self) -> bool:
+        """Whether a lake is in S3, by chance: one in three is."""
+        if found := self.rng.random() < 1 / 3:
+            self.say("on S3")
+        return found
+
     def a_job_of(self, steps: Sequence[Step]) -> int:
         """The place of one of a program's jobs, by chance."""
         return self.rng.choice([place for place, step in enumerate(steps) if step[0] != "arrive"])
@@ -176,12 +185,21 @@ class Trial:
         names = [_named(sample, steps[:number]) for number in range(1, len(steps) + 1)]
         done = next((number for number in range(len(steps), 0, -1) if self._recall(lake, names[number - 1])), 0)
         for name, step in zip(names[done:], steps[done:], strict=True):
+            before = Counter(self.stage.stores.proxy.seen) if on_s3 else Counter()
             (ran,) = self.succeed(lake, sample, (step,))
             if step[0] != "arrive":
                 self._remember(lake, name)
-                if not on_s3:
-                    self.stage.references.calls[name] = ran.calls
+                self.stage.references.calls[name] = ran.calls
+                if on_s3:
+                    self.stage.references.requests[name] = self.stage.stores.proxy.seen - before
         return lake
+
+    def requests(self, sample: Sample, steps: Sequence[Step]) -> Counter[tuple[str, str]]:
+        """What the last of these steps asks of S3 when nothing disturbs it."""
+        known, name = self.stage.references.requests, _named(sample, steps)
+        if name not in known:
+            self.prepared(sample, steps, on_s3=True)
+        return known[name]
 
     def death(self, sample: Sample, steps: Sequence[Step], how: str = "kill", among: Collection[str] = POINTS) -> Death:
         """A point that the last of these steps comes by when nothing disturbs it, and which call of it, by chance."""
@@ -262,7 +280,7 @@ class Trial:
             ScenarioError: What came of it is wrong.
         """
         death = self.death(sample, steps[: place + 1], how)
-        lake = self.prepared(sample, steps[:place])
+        lake = self.prepared(sample, steps[:place], on_s3=self.on_s3())
         ran = self.do(lake, sample, steps[place], death=death)
         self.succeed(lake, sample, steps[place:])
         self.check(lake, expected)

@@ -51,7 +51,7 @@ def at_any_instant(trial: Trial) -> None:
     steps = trial.program(sample)
     place, after = trial.a_job_of(steps), trial.rng.uniform(0.0, 15.0)
     trial.say(f"step {place}, {steps[place][0]}: kill after {after:.2f} s")
-    expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place])
+    expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place], on_s3=trial.on_s3())
     with trial.stage.crew.victim() as victim:
         victim.begin(steps[place][0], *trial.arguments(lake, sample, steps[place]))
         timer = threading.Timer(after, victim.kill)
@@ -95,7 +95,7 @@ def asleep(trial: Trial) -> None:
     steps = trial.program(sample, "pipeline", "stages")
     place = trial.a_job_of(steps)
     expected, death = trial.expected(sample, steps), trial.death(sample, steps[: place + 1], "stop")
-    lake = trial.prepared(sample, steps[:place])
+    lake = trial.prepared(sample, steps[:place], on_s3=trial.on_s3())
     arguments = trial.arguments(lake, sample, steps[place])
     with trial.stage.crew.victim() as victim:
         ran = victim.run(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from pyarrow.fs import FileType
 
 from chaos import checks
 from chaos.driver import WHEN, Death
+from chaos.samples import Sample
 from chaos.stores import FIRST_ARRIVAL, put
 from chaos.trial import ARRIVALS, FIRST, PIPELINE, RUN, SECOND, Kind, ScenarioError, Step, Trial
 from jobs.catalog import DATASETS, GOLD
+from jobs.lake.layout import Lake
 from jobs.lake.tables import Grouped
 from sim.writers import encode
 
@@ -63,8 +65,9 @@ def any_order(trial: Trial) -> None:
 def checkpoint_gone(trial: Trial) -> None:
     """The checkpoint is deleted: all of bronze is read again, and nothing doubled."""
     sample = trial.sample()
-    expected, lake = trial.undisturbed(sample), trial.prepared(sample, trial.rng.choice([FIRST, _ARRIVED, PIPELINE]))
-    shutil.rmtree(lake.checkpoint("silver", sample.dataset))
+    steps, expected = trial.rng.choice([FIRST, _ARRIVED, PIPELINE]), trial.undisturbed(sample)
+    lake = trial.prepared(sample, steps, on_s3=trial.on_s3())
+    lake.filesystem().delete_dir(_checkpoint(lake, sample))
     trial.succeed(lake, sample, SECOND)
     trial.check(lake, expected, read_again=True)
 
@@ -72,21 +75,30 @@ def checkpoint_gone(trial: Trial) -> None:
 def checkpoint_torn(trial: Trial) -> None:
     """A file of the checkpoint is torn or gone: refused, with what to do, or no matter; then as if it were gone."""
     sample = trial.sample()
-    expected, lake = trial.undisturbed(sample), trial.prepared(sample, _ARRIVED)
-    files = sorted(path for path in Path(lake.checkpoint("silver", sample.dataset)).rglob("*") if path.is_file())
+    expected, lake = trial.undisturbed(sample), trial.prepared(sample, _ARRIVED, on_s3=trial.on_s3())
+    root, store = _checkpoint(lake, sample), lake.filesystem()
+    files = sorted(info.path for info in lake.listed(root, recursive=True) if info.type == FileType.File)
     chosen, how = trial.rng.choice(files), trial.rng.choice(["torn", "empty", "gone"])
-    trial.say(f"{chosen.relative_to(lake.uri)} {how}")
+    trial.say(f"{chosen.removeprefix(root)} {how}")
     if how == "gone":
-        chosen.unlink()
+        store.delete_file(chosen)
     else:
-        chosen.write_bytes(chosen.read_bytes()[: chosen.stat().st_size // 2] if how == "torn" else b"")
+        with store.open_input_stream(chosen) as stream:
+            content = stream.read()
+        with store.open_output_stream(chosen) as stream:
+            stream.write(content[: len(content) // 2] if how == "torn" else b"")
     ran = trial.do(lake, sample, RUN)
     if ran.code not in (0, 1) or (ran.code and f"ops/checkpoints/silver/{sample.dataset}" not in ran.err):
         raise ScenarioError(f"with a torn checkpoint it ended with {ran.code}:\n{ran.err}")
     if ran.code:
-        shutil.rmtree(lake.checkpoint("silver", sample.dataset))
+        store.delete_dir(root)
     trial.succeed(lake, sample, (RUN,))
     trial.check(lake, expected, read_again=True)
+
+
+def _checkpoint(lake: Lake, sample: Sample) -> str:
+    """Where silver's checkpoint of a sample is, as the lake's file system has it."""
+    return lake.arrow_path(lake.checkpoint("silver", sample.dataset))
 
 
 def clock_skew(trial: Trial) -> None:

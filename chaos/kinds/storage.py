@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
-from chaos.proxy import Trouble
+from chaos.proxy import ALL, Trouble
 from chaos.stores import no_mounts
 from chaos.trial import Kind, Trial, kinds, well_said
 
@@ -12,11 +13,15 @@ _WRITES = ("PUT", "POST")
 _FOR_EVER = 1 << 30
 
 
-def troubled(trial: Trial, make: Callable[[Trial], Trouble]) -> None:
+Requests = Counter[tuple[str, str]]
+
+
+def troubled(trial: Trial, make: Callable[[Trial, Requests], Trouble]) -> None:
     """Requests are spoiled while a job runs; it succeeds all the same, or says why not, and is run again."""
     sample = trial.sample()
     steps = trial.program(sample, "pipeline", "stages")
-    place, trouble = trial.a_job_of(steps), make(trial)
+    place = trial.a_job_of(steps)
+    trouble = make(trial, trial.requests(sample, steps[: place + 1]))
     trial.say(f"step {place}, {steps[place][0]}: {trouble}")
     expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place], on_s3=True)
     with trial.stage.stores.proxy.troubled(trouble):
@@ -28,42 +33,46 @@ def troubled(trial: Trial, make: Callable[[Trial], Trouble]) -> None:
     trial.check(lake, expected)
 
 
-def slow_down(trial: Trial) -> Trouble:
+def _some(trial: Trial, seen: Requests, methods: tuple[str, ...] = ALL) -> int:
+    """After how many requests of a job, by chance, trouble comes."""
+    return trial.rng.randrange(sum(count for (method, _), count in seen.items() if method in methods))
+
+
+def slow_down(trial: Trial, seen: Requests) -> Trouble:
     """A burst of 503."""
-    return Trouble("slow down", after=trial.rng.randint(0, 80), times=trial.rng.choice([1, 5, 20]))
+    return Trouble("slow down", after=_some(trial, seen), times=trial.rng.choice([1, 5, 20]))
 
 
-def silence(trial: Trial) -> Trouble:
+def silence(trial: Trial, seen: Requests) -> Trouble:
     """No answer."""
-    return Trouble("silence", after=trial.rng.randint(0, 80), times=trial.rng.choice([1, 2, 4]))
+    return Trouble("silence", after=_some(trial, seen), times=trial.rng.choice([1, 2, 4]))
 
 
-def cut(trial: Trial) -> Trouble:
+def cut(trial: Trial, seen: Requests) -> Trouble:
     """Cut within an upload."""
-    return Trouble("cut", _WRITES, after=trial.rng.randint(0, 30), times=trial.rng.choice([1, 2, 5]))
+    return Trouble("cut", _WRITES, after=_some(trial, seen, _WRITES), times=trial.rng.choice([1, 2, 5]))
 
 
-def lost_reply(trial: Trial) -> Trouble:
+def lost_reply(trial: Trial, seen: Requests) -> Trouble:
     """Done, but not said."""
-    return Trouble("lost reply", _WRITES, after=trial.rng.randint(0, 30), times=trial.rng.choice([1, 2]))
+    return Trouble("lost reply", _WRITES, after=_some(trial, seen, _WRITES), times=trial.rng.choice([1, 2]))
 
 
-def expired(trial: Trial) -> Trouble:
+def expired(trial: Trial, seen: Requests) -> Trouble:
     """Credentials expire: from then on nothing works."""
-    return Trouble("expired", after=trial.rng.randint(0, 80), times=_FOR_EVER)
+    return Trouble("expired", after=_some(trial, seen), times=_FOR_EVER)
 
 
-def denied(trial: Trial) -> Trouble:
-    """A part of the lake may not be written."""
-    path = trial.rng.choice(
-        ["/lake/silver/", "/lake/quarantine/", "/lake/gold/", "/lake/ops/checkpoints/", "/lake/ops/", ""]
-    )
-    return Trouble("denied", _WRITES, path, times=_FOR_EVER)
+def denied(trial: Trial, seen: Requests) -> Trouble:
+    """A part of the lake that the job reaches may not be written, or not even be read."""
+    methods = trial.rng.choice([_WRITES, ALL])
+    part = trial.rng.choice(sorted({part for method, part in seen if method in methods}))
+    return Trouble("denied", methods, part, times=_FOR_EVER)
 
 
-def no_bucket(trial: Trial) -> Trouble:
+def no_bucket(trial: Trial, seen: Requests) -> Trouble:
     """The bucket is gone, for now."""
-    return Trouble("no bucket", after=trial.rng.choice([0, trial.rng.randint(0, 80)]), times=_FOR_EVER)
+    return Trouble("no bucket", after=trial.rng.choice([0, _some(trial, seen)]), times=_FOR_EVER)
 
 
 def full_disk(trial: Trial) -> None:
