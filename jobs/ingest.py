@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import IO, cast
 
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from jobs.catalog import DATASETS
@@ -45,18 +46,26 @@ def run(context: Context, options: argparse.Namespace) -> None:
     context.close_books(ingest(context, DATASETS[name], options.files))
 
 
-def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Entry]:
+def ingest(
+    context: Context, dataset: Dataset, files: Sequence[str], refused: dict[str, str] | None = None
+) -> list[Entry]:
     """Write the rows of source files to bronze, and lines that are none to quarantine.
 
     A file that was ingested is known by its content and not read again. A changed file gets names of its own in
     bronze, so its rows are promoted as well.
+
+    Args:
+        context: The job's context.
+        dataset: What the files hold.
+        files: Paths, or addresses in S3.
+        refused: Takes the files that are refused whole, and why, and the others go on; without it the first one raises.
 
     Raises:
         FileRefusedError: A file is not what its name says; the files before it are in.
         UsageError: A file is not there.
     """
     assert dataset.ingest is not None
-    entries = []
+    entries, unbooked = list[Entry](), _unbooked(context.lake, dataset)
     for file in files:
         found = source_file(context.lake, file)
         if dataset.ingest.is_companion(found.name):
@@ -64,8 +73,17 @@ def ingest(context: Context, dataset: Dataset, files: Sequence[str]) -> list[Ent
         names, companions = dataset.ingest.companions(found.name), beside(context.lake, dataset.ingest, file)
         if names and not companions:
             context.console.say(f"ingest   {found.name}: no {' or '.join(names)} beside it")
-        with delta.holding(context.lake, f"bronze/{dataset.name}"):
-            entries.append(_ingest_one(context, dataset, dataset.ingest, found, companions))
+        try:
+            with delta.holding(context.lake, f"bronze/{dataset.name}"):
+                application = f"ingest/{dataset.name}/{found.name}/{_digest([found, *companions])}"
+                # Of the same file as it was before it was mended: nobody is to finish those.
+                left = (other for other in unbooked if other.split("/")[2] == found.name and other != application)
+                entries += [_book_left(context, dataset, other) for other in left]
+                entries.append(_ingest_one(context, dataset, Transaction(application, 0), found, companions))
+        except FileRefusedError as error:
+            if refused is None:
+                raise
+            refused[file] = error.why or error.what
     return entries
 
 
@@ -77,11 +95,11 @@ def beside(lake: Lake, how: Ingest, file: str) -> list[SourceFile]:
 
 
 def _ingest_one(
-    context: Context, dataset: Dataset, how: Ingest, file: SourceFile, companions: Sequence[SourceFile]
+    context: Context, dataset: Dataset, transaction: Transaction, file: SourceFile, companions: Sequence[SourceFile]
 ) -> Entry:
-    batch = ledger.Batch(context.run_id, "ingest", dataset.name)
-    digest = _digest([file, *companions])
-    transaction = Transaction(f"ingest/{dataset.name}/{file.name}/{digest}", 0)
+    how, batch = dataset.ingest, ledger.Batch(context.run_id, "ingest", dataset.name)
+    assert how is not None
+    digest = transaction.application.rpartition("/")[2]
     if delta.progress(context.lake, context.lake.ledger, transaction.application) is not None:
         return context.nothing_new("ingest", file.name)
     writer, stem = context.lake.writer(), file.name.split(".")[0]
@@ -110,16 +128,43 @@ def _ingest_one(
             writer.write(piece.rows, f"bronze/{dataset.name}", name=name, partition_by=how.partition_by)
     if refused:
         put_away()
+    booked = ledger.booked(context.lake, _left(transaction.application), "rows_quarantined") if quarantined else 0
     entry = batch.entry(
         transaction,
         files=1,
-        rows_read=written + quarantined,
+        rows_read=written + quarantined - booked,
         rows_written=written,
-        rows_quarantined=quarantined,
+        rows_quarantined=quarantined - booked,
         bytes_read=sum(len(block) for block in _blocks(file)),
     )
     ledger.record(context.lake, [entry], transaction)
     context.progress(entry)
+    return entry
+
+
+def _unbooked(lake: Lake, dataset: Dataset) -> set[str]:
+    """Applications of runs that had refused lines, and were stopped before they booked them."""
+    there = delta.scan(lake, lake.quarantine(dataset.name))
+    if there is None:
+        return set()
+    mine = pc.starts_with(pc.field("batch_id"), f"ingest/{dataset.name}/")
+    tags = there.to_table(["batch_id"], filter=mine)["batch_id"].unique().to_pylist()
+    booked = ledger.applications(lake, "ingest", dataset.name)
+    return {name for tag in tags if not {name := tag.rpartition("/")[0], _left(name).application} & booked}
+
+
+def _left(application: str) -> Transaction:
+    return Transaction(f"{application}/left", 0)
+
+
+def _book_left(context: Context, dataset: Dataset, application: str) -> Entry:
+    """Book the lines of a run that was stopped; should somebody finish it, they are taken off what it books."""
+    there = delta.scan(context.lake, context.lake.quarantine(dataset.name))
+    assert there is not None
+    lines = there.count_rows(filter=pc.starts_with(pc.field("batch_id"), f"{application}/"))
+    batch, once = ledger.Batch(context.run_id, "ingest", dataset.name), _left(application)
+    entry = batch.entry(once, rows_read=lines, rows_quarantined=lines)
+    ledger.record(context.lake, [entry], once)
     return entry
 
 

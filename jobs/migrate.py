@@ -9,7 +9,7 @@ from jobs import ingest, silver
 from jobs.catalog import DATASETS
 from jobs.lake import cli, delta
 from jobs.lake.cli import Context
-from jobs.lake.errors import DataError, FileRefusedError, UsageError
+from jobs.lake.errors import DataError, UsageError
 from jobs.lake.judging import Judge
 from jobs.lake.layout import Lake
 from jobs.lake.ledger import Entry
@@ -70,12 +70,8 @@ def load(context: Context, dataset: Dataset, files: Sequence[str]) -> tuple[list
 
     A file is known by its content, so what an earlier run has done is not done again.
     """
-    entries, refused = [], {}
-    for file in files:
-        try:
-            entries += ingest.ingest(context, dataset, [file])
-        except FileRefusedError as error:
-            refused[file] = error.why or error.what
+    refused: dict[str, str] = {}
+    entries = ingest.ingest(context, dataset, files, refused)
     return entries + silver.promote(context, dataset), refused
 
 

@@ -271,6 +271,8 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[_Message | Refused]:
             raise _foreign(name, "it has two columns of one name")
         if why := too_many(file.metadata.num_columns):
             raise _foreign(name, why)
+        for _ in file.iter_batches(batch_size=_FEW_ROWS):  # of what is refused whole nothing must be in already
+            pass
         for batch in file.iter_batches(batch_size=_FEW_ROWS):
             for row in _rows(batch, name):
                 number += 1

@@ -339,6 +339,7 @@ TABLE = GoldTable(
         inputs=(SILVER,),
         touched=lambda new, _, settings: touched(new, settings),
         compute=lambda inputs, windows, settings: compute(inputs[SILVER], windows, settings),
+        looks_back=lambda settings: timedelta(seconds=settings.max_gap_seconds),
     ),
     look=(
         "robot_id",

@@ -299,6 +299,7 @@ def append(lake: Lake, rows: DataFrame, path: str, transaction: Transaction, row
         if has(lake, path, transaction):  # or a run that was taken for dead has done it since the last attempt
             rows.write.format("noop").mode("overwrite").save()
             return False
+        leases.check(lake)  # once more: a store may have taken long to say so
         writer.save(path)
         return True
 
@@ -419,6 +420,7 @@ def upsert_in_time(
         def write() -> None:
             held = spark.read.format("delta").load(path).where(within).join(rows, list(key), "left_anti")
             both = arrange(rows.unionByName(held, allowMissingColumns=True))
+            leases.check(lake)
             _write(both, "overwrite", noted).options(replaceWhere=within, mergeSchema=True).save(path)
 
         persist(lake, write, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -224,7 +225,7 @@ class Following:
         if not files:
             rows = self._nothing()
         elif isinstance(how, Windowed):
-            rows = self._windowed(how, files, transaction.number)
+            rows = self._windowed(how, files)
         else:
             rows = self._grouped(how, source, files)
         rows = rows.select(*table.schema.names)
@@ -248,15 +249,22 @@ class Following:
         What gold has of the time before is kept: silver has no more than a part of it, or nothing.
         """
         first = delta.first_day_kept(self.lake, self._place(self.silver))
-        return f"{self.table.time} >= '{first}'" if first and self.table.time else ""
+        if first is None or self.table.time is None:
+            return ""
+        looks_back = self.table.how.looks_back(self.settings) if isinstance(self.table.how, Grouped) else timedelta()
+        since = datetime.combine(first, time()) + looks_back
+        return f"{self.table.time} >= '{since if looks_back else first}'"
 
-    def _windowed(self, how: Windowed, files: Sequence[AddedFile], version: int) -> DataFrame:
+    def _windowed(self, how: Windowed, files: Sequence[AddedFile]) -> DataFrame:
         window = how.window(self.settings)
         touched = windowed.find_touched(self.spark, self.lake, files, how, window)
+        if not touched:  # rows may have no time, as those of a list
+            return self._nothing()
         rows, cores = sum(t.rows for t in touched), self.spark.sparkContext.defaultParallelism
         rounds = -(-rows // (cores * self.bounds.rows_per_task))
         size = -(-rows // (cores * max(rounds, 1)))  # so that the last round keeps all cores busy as well
-        held = delta.whole_files(self.lake, self._place(self.silver), version)
+        # As silver is now: of an older version files may be gone. What is newer touches its windows once more.
+        held = delta.whole_files(self.lake, self._place(self.silver))
         tasks = windowed.plan_tasks(touched, held, self.lake, how, window, max(size, 1))
         # Windows that new rows complete hold others as well: as many again are no reason to compute a task in parts.
         return windowed.compute(self.spark, self.lake, self.table, self.settings, tasks, 2 * self.bounds.rows_per_task)

@@ -59,21 +59,37 @@ class Intent:
         return oldest_first(then)
 
     def applied(self, lake: Lake, probed: Sequence[Probed]) -> list[Probed]:
-        """Files as they were when the batch was begun: one that could not be read then is not read now."""
-        why = [self.refused.get(lake.relative(p.file.path)) for p in probed]
-        return [p if w is None else Probed(p.file, error=w) for p, w in zip(probed, why, strict=True)]
+        """Files as they were when the batch was begun: one that could not be read then is not read now.
+
+        Raises:
+            DataError: One that could be read then cannot be now.
+        """
+        taken = []
+        for p in probed:
+            name = lake.relative(p.file.path)
+            if p.error and name not in self.refused:
+                raise DataError(
+                    f"{name} cannot be read now, and {self.transaction.tag} was begun with it",
+                    why=p.error,
+                    remedy="put it there as it was, then the same command; if it is lost:"
+                    f" {lake.without_batch(self.transaction.application)}",
+                )
+            taken.append(Probed(p.file, error=self.refused[name]) if name in self.refused else p)
+        return taken
 
 
-def take(
-    lake: Lake, stage: str, dataset: str, intent: Intent, probed: Sequence[Probed], *, begun: bool
-) -> list[Probed]:
+def take(lake: Lake, stage: str, dataset: str, intent: Intent, probed: Sequence[Probed]) -> list[Probed]:
     """Files as a batch takes them: as when it was begun, or as they are, and then that is written down.
 
+    It is begun with its first commit: from then on no attempt, of this run or another, takes other files.
+
     Raises:
+        DataError: It was begun with a file that cannot be read now.
         TakenOverError: Another run has taken over the dataset.
     """
-    if begun:
-        return intent.applied(lake, probed)
+    last = read(lake, stage, dataset)
+    if last and last.transaction == intent.transaction and has_committed(lake, stage, dataset, intent.transaction):
+        return last.applied(lake, probed)
     refused = {lake.relative(p.file.path): p.error for p in probed if p.error}
     arrived = {lake.relative(p.file.path): p.file.modified for p in probed}
     write(lake, stage, dataset, replace(intent, refused=refused, arrived=arrived))

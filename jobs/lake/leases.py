@@ -191,8 +191,10 @@ class Lease:
                     self._write(beat=self._holder.beat + 1, processes=_processes())
                     self._sure_until = begun + self._holder.seconds
             if self._lost_to or now() > self._sure_until:
-                _cancel_spark()
-                return
+                break
+        while not self._ended.is_set():  # what the run goes on to begin as well
+            _cancel_spark()
+            self._ended.wait(_LOOK_EVERY)
 
     def _write(self, **changes: Any) -> None:
         with self._writing:

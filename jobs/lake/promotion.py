@@ -110,7 +110,7 @@ class Promotion:
             self.judge,
             intent.in_order(self.lake, files),
             base,
-            partial(intents.take, self.lake, "silver", self.dataset.name, intent, begun=begun is not None),
+            partial(intents.take, self.lake, "silver", self.dataset.name, intent),
             lambda probed: self._write(probed, transaction, base),
         )
 

@@ -133,7 +133,8 @@ def settle(spark: SparkSession, lake: Lake, dataset: str, outcomes: DataFrame, t
         .merge(tried, _same_place("tried"))
         .whenMatchedDelete(passed)
         .whenMatchedUpdate(set={"reasons": F.col("tried.reasons"), "attempts": F.col("held.attempts") + 1})
-        .whenNotMatchedInsertAll(~passed)
+        # Of a file that was read when it was promoted only rows are here, and nothing is to bring in all of it again.
+        .whenNotMatchedInsertAll(~passed & F.col("tried.row").isNotNull())
     )
     with delta.in_transaction(spark, transaction):
         delta.persist(lake, merge.execute, path)

@@ -125,7 +125,7 @@ class Replay:
         if begun and intents.is_half_done(self.lake, "replay", self.dataset.name, begun.transaction):
             thresholds, selection = begun.settings(self.lake, self.dataset), Selection.of(begun.details)
             as_begun = replace(self, thresholds=thresholds, selection=selection)
-            yield as_begun._try(begun, begun=True)
+            yield as_begun._try(begun)
             tried = begun.details["files"] if as_begun == self else []
         yield from self._book_left()
         for names in self._batches(tried):
@@ -166,7 +166,7 @@ class Replay:
         ledger.record(self.lake, [entry], once)
         yield entry
 
-    def _try(self, intent: Intent, *, begun: bool = False) -> ledger.Entry:
+    def _try(self, intent: Intent) -> ledger.Entry:
         """Try what an intent says; if that was begun before, its files are taken as they were then."""
         batch, transaction = self._batch(), intent.transaction
         names, version = intent.details["files"], intent.details["version"]
@@ -181,7 +181,7 @@ class Replay:
                 return judged
 
             files = intent.in_order(self.lake, arrived(self.lake, names))
-            taken = partial(intents.take, self.lake, "replay", self.dataset.name, intent, begun=begun)
+            taken = partial(intents.take, self.lake, "replay", self.dataset.name, intent)
             probed, judged = sifting.write(self._judge, files, base, taken, attempt, thorough=True)
             counts = _counted(judged)
             entry = batch.entry(

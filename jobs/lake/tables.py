@@ -169,12 +169,14 @@ class Grouped:
         compute: (inputs, touched groups, settings) -> rows of the gold table.
         also: Further tables whose new rows set it going, each with its own ``touched``; they are inputs once they are
             there.
+        looks_back: settings -> how long before a row's time the rows of silver begin that it is made of.
     """
 
     inputs: tuple[str, ...]
     touched: Touched
     compute: Callable[[Mapping[str, DataFrame], DataFrame, Any], DataFrame]
     also: Mapping[str, Touched] = field(default_factory=dict)
+    looks_back: Callable[[Any], timedelta] = lambda settings: timedelta()
 
 
 @dataclass(frozen=True)

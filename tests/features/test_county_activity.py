@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -16,11 +19,13 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from jobs import gold, silver
 from jobs.catalog import DATASETS, GOLD
 from jobs.features.county_activity import SCHEMA, ActivitySettings, activity
+from jobs.ingest import ingest
 from jobs.lake.cli import Context
 from jobs.lake.tables import ALL
 from jobs.lake.windowed import merge_runs
 from sim import waterways
 
+PUBLISHED = Path(__file__).parents[2] / "sim/data/waterways/Recommended_Fishing_Rivers_And_Streams.csv.gz"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Event = tuple[str, str, datetime | None]  # county, waterbody, instant
 Counted = dict[tuple[str, datetime], tuple[datetime, int, int, float]]
@@ -161,3 +166,54 @@ def test_gold__with_late_events_and_duplicates_equals_a_count_and_a_rebuild(lake
         assert rows(lake, name) == step_by_step
     (everything,) = [row for row in rows(lake, "county_profile") if row["county"] == "(all)"]
     assert (everything["events"], everything["listings"], everything["places"]) == (4_800, 0, 544)
+
+
+def test_gold__of_a_list_alone_has_no_events_and_stops_nothing(lake: Context):
+    ingest(lake, DATASETS["waterways"], [str(PUBLISHED)])
+    silver.promote(lake, DATASETS["waterways"])
+    for name in ("county_activity", "county_profile"):
+        gold.bring_up(lake, GOLD[name])
+    assert rows(lake, "county_activity") == []
+    (everything,) = [row for row in rows(lake, "county_profile") if row["county"] == "(all)"]
+    assert (everything["events"], everything["listings"]) == (0, 544)
+    run = waterways.WaterwaysParameters(seed=5, start="2026-01-01T00:40:00Z", duration="1m", rate_hz=1)
+    events = pa.concat_tables([waterways.table(run, unit) for unit in waterways.units(run)]).unify_dictionaries()
+    put(lake, "events", events)
+    silver.promote(lake, DATASETS["waterways"])
+    gold.bring_up(lake, GOLD["county_activity"])
+    assert told(rows(lake, "county_activity")) == counted(
+        [(r["county"], r["waterbody_name"], r["event_time"]) for r in events.to_pylist()], 300, 60
+    )
+
+
+def rewritten(context: Context, name: str) -> None:
+    """Have a data file of silver's take another name, as compaction does, and remove it, as VACUUM does later."""
+    folder = Path(context.lake.silver("waterways"))
+    logs = sorted((folder / "_delta_log").glob("*.json"))
+    (add,) = [
+        action["add"] for log in logs for line in log.read_text().splitlines()
+        if (action := json.loads(line)).get("add", {}).get("path") == name
+    ]  # fmt: skip
+    shutil.move(folder / name, folder / f"joined-{name}")
+    actions = [
+        {"commitInfo": {"timestamp": 0, "operation": "OPTIMIZE", "operationParameters": {}}},
+        {"remove": {"path": name, "deletionTimestamp": 1, "dataChange": False}},
+        {"add": {**add, "path": f"joined-{name}", "dataChange": False}},
+    ]
+    (folder / "_delta_log" / f"{len(logs):020d}.json").write_text("\n".join(map(json.dumps, actions)))
+
+
+def test_gold__of_windows_whose_older_rows_are_in_another_file_by_now(lake: Context):
+    run = waterways.WaterwaysParameters(seed=5, start="2026-01-01T00:40:00Z", duration="4m", rate_hz=1)
+    events = pa.concat_tables([waterways.table(run, unit) for unit in waterways.units(run)]).unify_dictionaries()
+    put(lake, "first", events.slice(0, 120))
+    silver.promote(lake, DATASETS["waterways"])
+    gold.bring_up(lake, GOLD["county_activity"])
+    (name,) = [path.name for path in Path(lake.lake.silver("waterways")).glob("*.parquet")]
+    put(lake, "second", events.slice(120))
+    silver.promote(lake, DATASETS["waterways"])
+    rewritten(lake, name)
+    gold.bring_up(lake, GOLD["county_activity"])
+    assert told(rows(lake, "county_activity")) == counted(
+        [(r["county"], r["waterbody_name"], r["event_time"]) for r in events.to_pylist()], 300, 60
+    )

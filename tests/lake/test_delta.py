@@ -481,6 +481,26 @@ def test_holding__a_run_that_lost_its_lease_says_so_and_not_that_spark_gave_up(
         lake.spark.range(2).foreach(lambda _: time.sleep(60))
 
 
+def called_off_twice(context: Context, lake: Lake) -> None:
+    """Begin a job of a minute, see it called off, and once more; then find out why."""
+    for _ in range(2):
+        with pytest.raises(Exception, match="cancel"):
+            context.spark.range(2).foreach(lambda _: time.sleep(60))
+    leases.check(lake)
+
+
+def test_holding__what_a_run_begins_after_it_lost_its_lease_is_called_off_as_well(
+    lake: Context, table: str, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise StoreError("the store takes no sign of life")
+
+    short = replace(lake.lake, leases=LeaseSettings(seconds=1))
+    monkeypatch.setattr(leases.Lease, "_write", refuse)
+    with pytest.raises(TakenOverError), delta.holding(short, short.relative(table)):
+        called_off_twice(lake, short)
+
+
 @pytest.fixture
 def rival(lake: Context) -> Iterator[leases.Lease]:
     """A lease by which another run is told to take silver/numbers."""
@@ -506,6 +526,23 @@ def test_fence__what_the_last_holder_has_under_way_is_not_committed(
         delta.append(lake.lake, meanwhile(numbers(lake, 7, 9), begun, go_on), table, Transaction("app", 3))
     assert content(table) == before
     assert delta.progress(lake.lake, table, "app") == 2
+
+
+def test_append__a_run_that_was_taken_over_while_its_store_was_silent_begins_nothing(
+    lake: Context, table: str, rival: leases.Lease, monkeypatch: pytest.MonkeyPatch
+):
+    before, honest = content(table), delta.has
+
+    def slow(*arguments: Any) -> bool:
+        found = honest(*arguments)
+        rival.take()
+        delta._fence(lake.lake, rival.table)
+        return found
+
+    monkeypatch.setattr(delta, "has", slow)
+    with pytest.raises(TakenOverError, match="silver/numbers was taken over by"):
+        delta.append(lake.lake, numbers(lake, 7, 9), table, Transaction("app", 3))
+    assert content(table) == before
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import date
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,24 @@ def test_rows_that_expired__leave_gold_that_sums_up_though_newer_files_are_gone(
     silver.vacuum(0, dry_run=False, enforce_retention_duration=False)
     follow(two)
     assert totals(two) == {"b": 3}
+
+
+def test_rows_that_expired__leave_what_gold_had_made_of_them_and_of_rows_after(two: Floor):
+    """A row of gold of the first seconds of the first day that is kept is of rows of the day before as well."""
+    day = date(1970, 1, 2)
+    last, first, later = 86_399, 86_401, 86_461
+    looking_back = replace(IN_TIME, how=replace(HOW, looks_back=lambda settings: timedelta(minutes=1)))
+    for number, thing in ((last, "c"), (first, "d"), (later, "e")):
+        arrive(two, number, [thing], 1)
+    follow(two, looking_back)
+    with delta.in_transaction(two.context.spark, delta.expiry(day)):
+        SparkTable.forPath(two.context.spark, two.context.lake.silver("toy")).update(
+            "id >= 'c'", {"value": "value * 5"}
+        )
+    follow(two, looking_back, rebuild=True)
+    assert totals(two) == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 5}
+    follow(two, IN_TIME, rebuild=True)
+    assert totals(two) == {"a": 1, "b": 1, "c": 1, "d": 5, "e": 5}
 
 
 @pytest.mark.parametrize("table", [MERGED, IN_TIME])

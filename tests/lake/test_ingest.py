@@ -111,6 +111,22 @@ def test_ingest__more_refused_lines_than_are_kept_at_once(
     assert sorted(found) == [*range(21, 28)]
 
 
+def test_ingest__lines_of_a_run_that_was_killed_are_booked_when_their_file_was_mended(lake: Context, tmp_path: Path):
+    good, path = lines((1, 1), (1, 2)), tmp_path / "train_FD001.txt"
+    path.write_text(good + "no row\nnor this\n")
+    with killed_at(ledger, "record"):
+        run(lake, path)
+    path.write_text(good)
+    left, mended = run(lake, path)
+    assert (left.rows_read, left.rows_written, left.rows_quarantined) == (2, 0, 2)
+    assert (mended.rows_read, mended.rows_written, mended.rows_quarantined) == (2, 2, 0)
+    assert [entry.outcome for entry in run(lake, path)] == ["nothing new"]
+    # As it was before: its rows come into bronze now, and its lines were booked.
+    path.write_text(good + "no row\nnor this\n")
+    assert [(e.rows_read, e.rows_written, e.rows_quarantined) for e in run(lake, path)] == [(2, 2, 0)]
+    assert len(DeltaTable(lake.lake.quarantine("turbofan")).to_pyarrow_table()) == 2
+
+
 def test_ingest__the_true_life_of_a_test_file_is_found_beside_it(lake: Context, tmp_path: Path):
     test = tmp_path / "test_FD003.txt"
     test.write_text(lines((1, 1), (1, 2), (2, 1)))

@@ -309,9 +309,32 @@ def test_promote__whose_files_are_gone_when_it_is_repeated_is_refused(floor: Flo
     with killed_at(ledger, "record"):
         floor.promote(file)
     Path(file.path).unlink()
-    with pytest.raises(DataError, match="has written 1 rows to silver/toy, and comes to 0 now"):
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read now, and silver/toy/q/0 was begun with it"):
         floor.promote(replace(file, bytes=-1))
     assert floor.rows("ops/ledger") == []
+
+
+def test_promote__a_file_that_breaks_between_two_commits_of_its_batch(floor: Floor, monkeypatch: pytest.MonkeyPatch):
+    first, second = (
+        floor.put("a.parquet", toy(("a", 1, 1.0), ("a", 2, NAN))),
+        floor.put("b.parquet", toy(("a", 1, 2.0))),
+    )
+    append, whole = quarantine.append, Path(first.path).read_bytes()
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        Path(first.path).write_bytes(whole[:100])
+        return append(*arguments, **options)
+
+    monkeypatch.setattr(quarantine, "append", late)
+    # Not to be written down as one that was refused from the start: what the second file has would pass for written.
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read now, and silver/toy/q/0 was begun with it"):
+        floor.promote(first, second)
+    monkeypatch.undo()
+    assert floor.rows("ops/ledger") == []
+    Path(first.path).write_bytes(whole)
+    assert counts(floor.promote(first, second)) == (3, 1, 0, 2)
+    assert floor.values == [("a", 1, 1.0)]
+    assert [(name, row) for name, row, _ in floor.refused] == [("a.parquet", 1), ("b.parquet", 0)]
 
 
 def test_promote__what_another_stream_left_so_long_ago_that_the_log_has_forgotten_it(

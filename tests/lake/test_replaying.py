@@ -218,6 +218,21 @@ def test_replay__a_file_that_only_spark_cannot_read_stays_and_stops_nothing(floo
     ]
 
 
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_replay__a_file_that_cannot_be_read_for_a_while_is_not_brought_in_again(floor: Floor, how: str):
+    file = floor.put("a.parquet", rows(1.0, 50.0, NAN))
+    floor.promote(file, dataset=strict(10))
+    whole = Path(file.path).read_bytes()
+    Path(file.path).write_bytes(b"PAR1 torn") if how == "torn" else Path(file.path).unlink()
+    (entry,) = again(floor, strict(100)).replay()
+    assert (counts(entry), entry.files_quarantined) == ((0, 0, 0, 0), 1)
+    assert [(r["source_row"], r["attempts"]) for r in floor.quarantine] == [(1, 1), (2, 1)]
+    Path(file.path).write_bytes(whole)
+    assert [counts(entry) for entry in again(floor, strict(100)).replay()] == [(2, 1, 0, 1)]
+    assert floor.values == [("a", 0, 1.0), ("a", 1, 50.0)]
+    assert life(floor) == (3, 3)
+
+
 def test_replay__is_finished_in_the_order_in_which_files_had_arrived(floor: Floor):
     first, second = floor.put("a.parquet", rows(50.0)), floor.put("b.parquet", rows(60.0))
     floor.promote(first, second, dataset=strict(10))
@@ -235,7 +250,7 @@ def test_replay__whose_files_are_gone_when_it_is_finished_is_refused(floor: Floo
     with killed_at(ledger, "record"):
         [*again(floor, strict(100)).replay()]
     Path(file.path).unlink()
-    with pytest.raises(DataError, match="has written 1 rows to silver/toy, and comes to 0 now"):
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read now, and replay/toy/0 was begun with it"):
         [*again(floor, strict(100)).replay()]
 
 
