@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from chaos.driver import Death, stands_still
 
+_ELSEWHERE = "America/New_York"  # behind UTC, and with daylight saving
 _LONGEST = 600.0  # s that a job may take, unless it is given more: then it hangs
 
 
@@ -193,14 +194,14 @@ class Crew:
             victim.close()
             self._spare = self.another()
 
-    def another(self) -> Driver:
-        """A driver of one's own, which opens its session."""
-        driver = self._new("victim")
+    def another(self, **environment: str) -> Driver:
+        """A driver of one's own, which opens its session; its machine is in another time zone than the kept one's."""
+        driver = self._new("victim", TZ=_ELSEWHERE, **environment)
         driver.begin("warm up")
         return driver
 
-    def _new(self, name: str) -> Driver:
-        return Driver(self._home / f"{name}.log", self.environment)
+    def _new(self, name: str, **environment: str) -> Driver:
+        return Driver(self._home / f"{name}.log", {**self.environment, **environment})
 
     def close(self) -> None:
         """End all of them."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
+from chaos.checks import Fingerprint
 from chaos.crew import Ran
 from chaos.driver import workers
-from chaos.trial import PIPELINE, Kind, ScenarioError, Trial, well_said
+from chaos.samples import SAMPLES, Sample
+from chaos.stores import FIRST_ARRIVAL, put
+from chaos.trial import PIPELINE, RUN, Kind, ScenarioError, Step, Trial, well_said
+from jobs.lake.layout import Lake
 
 _KEPT_FROM = date(2026, 1, 1)  # the accelerometer's sample has half of its rows before it
 
@@ -49,9 +54,15 @@ def at_any_instant(trial: Trial) -> None:
     """Killed after a random time, then run again."""
     sample = trial.sample()
     steps = trial.program(sample)
-    place, after = trial.a_job_of(steps), trial.rng.uniform(0.0, 15.0)
+    _after_a_while(trial, sample, steps, trial.a_job_of(steps), trial.expected(sample, steps))
+
+
+def _after_a_while(
+    trial: Trial, sample: Sample, steps: Sequence[Step], place: int, expected: Fingerprint, longest: float = 15.0
+) -> None:
+    after = trial.rng.uniform(0.0, longest)
     trial.say(f"step {place}, {steps[place][0]}: kill after {after:.2f} s")
-    expected, lake = trial.expected(sample, steps), trial.prepared(sample, steps[:place], on_s3=trial.on_s3())
+    lake = trial.prepared(sample, steps[:place], on_s3=trial.on_s3())
     with trial.stage.crew.victim() as victim:
         victim.begin(steps[place][0], *trial.arguments(lake, sample, steps[place]))
         timer = threading.Timer(after, victim.kill)
@@ -60,6 +71,39 @@ def at_any_instant(trial: Trial) -> None:
         timer.cancel()
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)
+
+
+def at_source(trial: Trial) -> None:
+    """Killed while rows come into bronze, from files or from a simulator, then run again."""
+    dataset, source = trial.rng.choice(_sources(trial))
+    trial.say(f"{dataset} by {source[0]}")
+    sample, steps = SAMPLES[dataset], (source, RUN)
+    expected = trial.undisturbed(sample, steps)
+    if trial.rng.random() < 0.5:
+        trial.interrupted(sample, steps, 0, expected)
+    else:
+        _after_a_while(trial, sample, steps, 0, expected, longest=4.0)
+
+
+def _sources(trial: Trial) -> list[tuple[str, Step]]:
+    """Jobs that fill a dataset's bronze."""
+    folder = trial.stage.place / "source"
+    folder.mkdir(exist_ok=True)
+    for number in range(3):
+        lines = [
+            b"\xff"
+            if second % 50 == 7
+            else b'{"device_id":"d%d","timestamp":%d,"temperature":%d.5,"humidity":40}'
+            % (number, FIRST_ARRIVAL + second, second % 30)
+            for second in range(300)
+        ]
+        put(Lake(str(folder)), f"{number}.jsonl", b"\n".join(lines), 1_000 + number)
+    few = ("--entities", "2", "--seed", "7", "--start", "2026-01-01T00:00:00Z", "--duration", "30s", "--rate-hz", "50")
+    return [
+        ("devices", ("ingest", "--dataset", "devices", str(folder / "0.jsonl"))),
+        ("devices", ("migrate", "--dataset", "devices", "--from", str(folder))),
+        ("accelerometer", ("simulate", "--dataset", "accelerometer", *few)),
+    ]
 
 
 def worker_at_any_instant(trial: Trial) -> None:
@@ -114,6 +158,7 @@ def asleep(trial: Trial) -> None:
 KINDS = (
     Kind("kill-at-point", "SIGKILL of the driver before or after a named point", at_point, weight=4),
     Kind("kill-at-any-instant", "SIGKILL of the driver after a random time", at_any_instant, weight=2),
+    Kind("kill-at-source", "SIGKILL of the driver while rows come into bronze", at_source),
     Kind("kill-worker-at-point", "SIGKILL of the Python workers at a named point", of_worker),
     Kind("kill-worker", "SIGKILL of a Python worker every second or so", worker_at_any_instant),
     Kind("kill-at-expiry", "SIGKILL of the driver while old rows expire", at_expiry),

@@ -92,6 +92,24 @@ def full_disk(trial: Trial) -> None:
     trial.check(lake, expected)
 
 
+def full_disk_of_spark(trial: Trial) -> None:
+    """The disk for what Spark sets aside is full; some room is made, and the job is run again."""
+    sample = trial.sample()
+    steps = trial.program(sample)
+    place, leaving = trial.a_job_of(steps), trial.rng.choice([0, 10_000, 100_000])
+    trial.say(f"step {place}, {steps[place][0]}: {leaving:,} bytes left")
+    expected, disk = trial.expected(sample, steps), trial.disk(megabytes=16)
+    lake = trial.prepared(sample, steps[:place])
+    with trial.stage.crew.another(SPARK_LOCAL_DIRS=str(disk.place)) as driver:
+        driver.end()
+        disk.fill(leaving)
+        ran = trial.note(driver.run(steps[place][0], *trial.arguments(lake, sample, steps[place])))
+    trial.effect = ran.code != 0
+    well_said(ran)
+    trial.succeed(lake, sample, steps[place:])
+    trial.check(lake, expected)
+
+
 KINDS = (
     *kinds(
         "s3",
@@ -106,5 +124,6 @@ KINDS = (
             no_bucket: "the bucket is gone for a while",
         },
     ),
-    Kind("full-disk", "the disk is full", full_disk, no_mounts),
+    Kind("full-disk", "the lake's disk is full", full_disk, no_mounts),
+    Kind("full-disk-of-spark", "the disk where Spark sets things aside is full", full_disk_of_spark, no_mounts),
 )
