@@ -75,18 +75,20 @@ def test_run__leaves_no_secret_behind(s3_endpoint: str, tmp_path: Path, how: str
     }.get(how, Trouble("denied", times=0))
     home = tmp_path / "home"
     (home / "cache").mkdir(parents=True)
-    command = [str(SCRIPT), "silver", "--dataset", "turbofan", "--lake", f"s3a://{bucket}/lake", "--profile", "testing"]
+    job = ["pipeline"] if how == "well" else ["silver", "--dataset", "turbofan"]
+    command = [str(SCRIPT), *job, "--lake", f"s3a://{bucket}/lake", "--profile", "testing"]
     command += ["--verbose", "--set", f"s3.endpoint={endpoint}", "--set", "s3.attempts=2"]
     command += ["--set", "s3.timeout_seconds=3"]
     environment = clean_environment() | PLANTED
     environment |= {"TMPDIR": str(home), "LAKEHOUSE_CACHE": str(cache_in(home / "cache"))}
+    environment |= {"SPARK_LOCAL_DIRS": str(home), "JDK_JAVA_OPTIONS": f"-Djava.io.tmpdir={home}"}
     with Listed() as listed, proxy.troubled(trouble):
         done = subprocess.run(command, env=environment, cwd=home, check=False, capture_output=True, timeout=300)
     proxy.close()
     assert done.returncode == (0 if how == "well" else 3), done.stderr.decode()
     written = {"stdout": done.stdout, "stderr": done.stderr}
     written |= {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    assert len([name for name in written if name.startswith(f"{home}/cache/logs/silver-")]) == 1
+    assert len([name for name in written if name.startswith(f"{home}/cache/logs/{job[0]}-")]) == 1
     store = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(bucket)
     written |= {item.key: item.get()["Body"].read() for item in store.objects.all()}
     assert any(b"silver" in line for line in listed.lines)

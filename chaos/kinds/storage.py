@@ -98,7 +98,7 @@ def full_disk_of_spark(trial: Trial) -> None:
     steps = trial.program(sample)
     place, leaving = trial.a_job_of(steps), trial.rng.choice([0, 10_000, 100_000])
     trial.say(f"step {place}, {steps[place][0]}: {leaving:,} bytes left")
-    expected, disk = trial.expected(sample, steps), trial.disk(megabytes=16)
+    expected, disk = trial.expected(sample, steps), trial.disk(megabytes=64)  # Spark puts its JARs there as well
     lake = trial.prepared(sample, steps[:place])
     with trial.stage.crew.another(SPARK_LOCAL_DIRS=str(disk.place)) as driver:
         driver.end()

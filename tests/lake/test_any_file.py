@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import types as T
 
+from jobs.catalog import DATASETS
+from jobs.lake.cli import Context
 from jobs.lake.tables import column
 from tests.lake.conftest import TOY, Floor
 
@@ -95,6 +99,56 @@ def test_promote__whatever_a_file_holds(floor: Floor, contents: list[bytes]):
     assert len(floor.refused) - held == entry.rows_quarantined + entry.files_quarantined
     assert all(row["id"] is not None and row["n"] is not None for row in there)
     assert all(row["value"] is None or math.isfinite(row["value"]) for row in there)
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+_sound = {
+    "device_id": st.sampled_from(["d1", "d2"]),
+    "timestamp": st.integers(1_767_225_600, 1_767_225_700) | st.just("2026-01-01T00:00:00+05:30"),
+    "temperature": st.floats() | st.sampled_from(["21.5", "NaN", "1e400"]),
+    "humidity": st.floats(-10, 110),
+    "schema_version": st.sampled_from([1, 2, "2", None]),
+    "readings": st.dictionaries(st.sampled_from(["temperature", "humidity", "x"]), _anything, max_size=3),
+}
+
+
+@st.composite
+def payloads(draw: st.DrawFn) -> str:
+    """A message, or what is none: some of the known fields, with values that are theirs or anything, and others."""
+    names = draw(st.lists(st.sampled_from([*_sound]), max_size=6, unique=True))
+    message = {name: draw(_sound[name] if draw(st.integers(0, 3)) else _anything) for name in names}
+    message |= draw(st.dictionaries(st.text(max_size=5), _anything, max_size=2))
+    text = json.dumps(message)
+    return text if draw(st.integers(0, 5)) else draw(st.text(max_size=30) | st.just(text[:-1]) | st.just(f"[{text}]"))
+
+
+@settings(
+    max_examples=2,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.lists(payloads(), min_size=100, max_size=300))
+def test_promote__whatever_a_message_holds(lake: Context, messages: list[str]):
+    floor = Floor(lake, DATASETS["devices"], lake.settings.datasets["devices"])
+    number, known, held = len(floor.rows("ops/ledger")), len(floor.rows("silver/devices")), len(floor.refused)
+    places = {"source_file": ["x.jsonl"] * len(messages), "source_offset": [*range(len(messages))]}
+    arrived_at = pa.array([datetime(2026, 6, 1, tzinfo=UTC)] * len(messages), pa.timestamp("us", "UTC"))
+    told = {"payload": messages, "arrived_at": arrived_at, **places}
+    entry = floor.promote(floor.put(f"{number}.parquet", told), number=number)
+    assert entry.rows_read == len(messages)
+    assert entry.rows_read == entry.rows_written + entry.rows_duplicate + entry.rows_quarantined
+    there = floor.rows("silver/devices")
+    assert len(there) - known == entry.rows_written
+    assert len(floor.refused) - held == entry.rows_quarantined
+    assert all(row["device_id"] is not None and row["event_time"] is not None for row in there)
+    assert [
+        value for row in there for value in row.values() if isinstance(value, float) and not math.isfinite(value)
+    ] == []
 
 
 def silver(floor: Floor) -> list[dict[str, Any]]:
