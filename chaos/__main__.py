@@ -21,7 +21,7 @@ from pathlib import Path
 from chaos.crew import Crew
 from chaos.kinds import KINDS
 from chaos.samples import SAMPLES
-from chaos.stores import KEYS, Stores
+from chaos.stores import KEYS, Stores, unmount
 from chaos.trial import Kind, References, ScenarioError, Stage, Trial
 from jobs.lake import config
 from jobs.lake.console import Console
@@ -78,6 +78,8 @@ def _closing(results: Sequence[Played]) -> list[dict[str, object]]:
 
 def _set_up(home: Path, number: int) -> list[Stage]:
     """Make the samples anew, and what is needed to play so many scenarios side by side."""
+    for disk in home.glob("stages/*/disk"):  # of a run that was killed
+        unmount(disk)
     for name in ("samples", "stages"):
         shutil.rmtree(home / name, ignore_errors=True)
     for sample in SAMPLES.values():

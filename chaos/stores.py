@@ -128,8 +128,14 @@ class Disk:
         (self.place / "ballast").unlink()
 
     def close(self) -> None:
-        """Unmount it, as soon as nothing in it is open."""
-        subprocess.run(["umount", "--lazy", str(self.place)], check=True)
+        """Unmount it."""
+        unmount(self.place)
+
+
+def unmount(place: Path) -> None:
+    """Unmount a file system, if there is one, as soon as nothing in it is open."""
+    if place.is_mount():
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def no_mounts() -> str:
