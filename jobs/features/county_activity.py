@@ -31,8 +31,10 @@ class ActivitySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    window_seconds: int = Field(300, ge=1, description="Length of a window")
-    slide_seconds: int = Field(60, ge=1, description="A window starts every so often, counted from 1970-01-01 UTC")
+    window_seconds: int = Field(300, ge=1, le=31_536_000, description="Length of a window")
+    slide_seconds: int = Field(
+        60, ge=1, le=31_536_000, description="A window starts every so often, counted from 1970-01-01 UTC"
+    )
 
     @model_validator(mode="after")
     def _check_slide(self) -> ActivitySettings:

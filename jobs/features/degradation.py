@@ -181,8 +181,15 @@ def wear(values: Floats, learned: Learned, limits: tuple[float, float]) -> tuple
         usable = learned.informative & np.isfinite(fraction) & (learned.separation > 0)
         weight = np.where(usable, learned.separation, 0.0)
         weighted = np.where(usable, weight * np.clip(fraction, *limits), 0.0)
-        total, weights = weighted.sum(axis=1, keepdims=True), weight.sum(axis=1, keepdims=True)
-        return (total / weights)[:, 0], (total - weighted) / (weights - weight)
+        return weighted.sum(axis=1) / weight.sum(axis=1), _of_others(weighted) / _of_others(weight)
+
+
+def _of_others(values: Floats) -> Floats:
+    """Sum of all sensors but one; the sum of all less that one would be mere rounding where it outweighs the others."""
+    sums = np.zeros_like(values)
+    sums[:, 1:] = np.cumsum(values[:, :-1], axis=1)
+    sums[:, :-1] += np.cumsum(values[:, :0:-1], axis=1)[:, ::-1]
+    return sums
 
 
 def health(worn: Floats, cycles: int) -> Floats:

@@ -50,7 +50,7 @@ class SpectraSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    window_seconds: float = Field(default=10.24, gt=0, allow_inf_nan=False)
+    window_seconds: float = Field(default=10.24, gt=0, le=31_536_000, allow_inf_nan=False)
     overlap: float = Field(default=0.0, ge=0, lt=1)
     min_coverage: float = Field(default=0.9, gt=0, le=1)
     max_gap_samples: int = Field(default=5, ge=0)
@@ -135,8 +135,8 @@ def features(rows: pa.Table, settings: SpectraSettings, window_bounds: Bounds | 
     Args:
         rows: sensor_id, event_time, ax, ay, az of any number of sensors. Fastest if each sensor's rows lie
             together in time order, as silver writes them; any other order gives the same result. A row that
-            is null or not finite on an axis counts as missing, and of rows with the same key the first
-            counts.
+            is null or not finite on an axis, or whose magnitude float32 cannot hold, counts as missing, and
+            of rows with the same key the first counts.
         settings: Settings of the table.
         window_bounds: Numbers (first, last) of the windows wanted, for all sensors, or per sensor as a list
             of disjoint ranges (other sensors are then left out). A window's row is right only if ``rows``
@@ -302,7 +302,9 @@ def _confirmed(
     for n in np.unique(count):
         of = count == n
         rows = first[of, None] + np.arange(n)
-        recorded[of] = spectra.sine_amplitude(times_us[rows] / 1e6, values[rows], hz[of])
+        # In seconds since 1970 a double tells no microseconds apart that are as few as a fast clock's.
+        elapsed_us = times_us[rows] - times_us[first[of], None]
+        recorded[of] = spectra.sine_amplitude(elapsed_us / 1e6, values[rows], hz[of])
     return (np.isnan(hz) | (np.abs(amplitude - recorded) <= _CONFIRMED * recorded)).T
 
 

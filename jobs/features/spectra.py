@@ -13,7 +13,7 @@ composes the families below it. Conventions shared by all of them:
   / 2.
 * What is not defined is NaN, never infinite, and no warning is raised. A constant window has mean, rms, std =
   0, peak = 0, peak_to_peak = 0 and band_power = 0; all its other features are NaN. A window holding a sample
-  that is not finite has nothing but NaN.
+  that is not finite, or samples too large for float32 to hold their mean or their power, has nothing but NaN.
 
 Sources: Harris, "On the use of windows", Proc. IEEE 66 (1978); Grandke, "Interpolation algorithms for
 discrete Fourier transforms of weighted signals", IEEE Trans. Instrum. Meas. 32 (1983); Randall,
@@ -178,7 +178,7 @@ def _listed(
 
 
 def _blank(column: npt.NDArray[Any], finite: Bool) -> npt.NDArray[Any]:
-    """The column as float32 (or its structure), NaN for windows that held a sample that is not finite."""
+    """The column as float32 (or its structure), NaN for windows that are not finite in the sense of `centre`."""
     result = column if column.dtype.names else column.astype(np.float32)
     if not finite.all():
         result[~finite] = nothing(result.dtype)
@@ -207,23 +207,25 @@ def centre(x: Float32) -> tuple[Float32, Float64, Float64, Bool]:
 
     Returns:
         The centred and scaled windows, their means and their peaks ``max |x - mean|`` (both in the samples'
-        unit, shape (windows,)), and which windows are finite throughout; the others are returned as zeros.
+        unit, shape (windows,)), and which windows hold nothing but finite samples whose mean and whose
+        vibration's power float32 can hold; the others are returned as zeros.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         first = x.mean(axis=1)
-    finite = np.isfinite(first)
+        y = x - first[:, None]
+        second = y.mean(axis=1)
+        y -= second[:, None]
+        mean = first.astype(np.float64) + second
+        highest, lowest = y.max(axis=1), y.min(axis=1)
+        swing = highest - lowest
+        finite = np.isfinite(swing * swing)
     if not finite.all():
-        x = np.where(finite[:, None], x, np.float32(0))
-        first = np.where(finite, first, np.float32(0))
-    y = x - first[:, None]
-    second = y.mean(axis=1)
-    y -= second[:, None]
-    highest, lowest = y.max(axis=1), y.min(axis=1)
-    # A constant need not be its own float32 mean to the last digit; it has no vibration all the same.
-    peak = np.where(highest > lowest, np.maximum(highest, -lowest), np.float32(0))
+        y[~finite] = 0
+    # A constant need not be its own float32 mean to the last digit; it has no vibration all the same. Nor has one
+    # with a swing that is subnormal, whose digits are few.
+    peak = np.where(finite & (swing >= _TINY), np.maximum(highest, -lowest), np.float32(0))
     y *= np.divide(1, peak, out=np.zeros_like(peak), where=peak > 0)[:, None]
-    mean = np.where(peak > 0, first.astype(np.float64) + second, x[:, 0])
-    return y, mean, peak.astype(np.float64), finite
+    return y, np.where(peak > 0, mean, x[:, 0]), peak.astype(np.float64), finite
 
 
 def time_statistics(y: Float32, mean: Float64, peak: Float64) -> Features:
@@ -427,10 +429,10 @@ def spectral_shape(power: Float32, cumulative: Float64, bin_hz: Float64, rolloff
 
 def _bin_range(low: Float64, high: Float64, bin_hz: Float64, n: int) -> tuple[Integer, Integer]:
     """First bin and the one after the last of a band [low, high); one reaching Nyquist takes its bin too."""
-    first = np.ceil(low / bin_hz - _EDGE).astype(np.intp)
-    last = np.ceil(high / bin_hz - _EDGE).astype(np.intp)
     bins = n // 2 + 1
-    return np.minimum(first, bins), np.where(high / bin_hz > n / 2 - _EDGE, bins, np.minimum(last, bins))
+    # Cut off before it is a whole number, of which an edge may be out of reach: infinity is a fair end of a band.
+    first, last = (np.ceil(np.minimum(edge / bin_hz - _EDGE, bins)).astype(np.intp) for edge in (low, high))
+    return first, np.where(high / bin_hz > n / 2 - _EDGE, bins, last)
 
 
 def band_power(cumulative: Float64, bin_hz: Float64, n: int, edges: Float64) -> Float64:
@@ -538,6 +540,7 @@ def sine_amplitude(seconds: Float64, values: npt.NDArray[Any], hz: Float64) -> F
 
     Returns:
         Amplitudes in the samples' unit, good to six digits, shape (windows, signals); NaN where there is no frequency.
+        Where the times cannot tell the sine from a constant, the least amplitude that fits.
     """
     elapsed = seconds - seconds[:, :1]
     weight = (np.sin(np.pi / elapsed[:, -1:] * elapsed) ** 2).astype(np.float32)
@@ -549,5 +552,6 @@ def sine_amplitude(seconds: Float64, values: npt.NDArray[Any], hz: Float64) -> F
     weighted = [weight * each for each in (one, cosine, sine)]
     moments = [[np.vecdot(left, right).astype(np.float64) for right in (one, cosine, sine, y)] for left in weighted]
     system = np.moveaxis(np.array(moments), (0, 1), (-2, -1))
-    solution = np.linalg.solve(system[..., :3], system[..., 3:])[..., 0]
+    # A sine that all samples find in one phase makes the system singular, but for float32's rounding.
+    solution = (np.linalg.pinv(system[..., :3], _ROUNDING_LINE) @ system[..., 3:])[..., 0]
     return np.where(np.isnan(hz), np.nan, np.hypot(solution[..., 1], solution[..., 2]).T)

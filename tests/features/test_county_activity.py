@@ -111,6 +111,7 @@ def test_activity__no_events():
     ("field", "values"),
     [
         ("window_seconds", {"window_seconds": 0}),
+        ("window_seconds", {"window_seconds": 10**13}),
         ("slide_seconds", {"slide_seconds": 0}),
         ("slide_seconds", {"slide_seconds": 301}),
         ("slide_seconds", {"window_seconds": 1441, "slide_seconds": 1}),

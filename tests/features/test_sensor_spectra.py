@@ -165,6 +165,27 @@ def test_features__a_sample_that_is_not_finite_is_missing(bad: float | None) -> 
     np.testing.assert_allclose(gold["dominant_amplitude"].to_numpy()[:3], [2, 1.2, 3], rtol=0.01)
 
 
+def test_features__a_sensor_at_1_hz_that_lost_rows_with_an_axis_at_rest() -> None:
+    rows = silver("a", 600, rate=1.0, hz=0.1)
+    rows = rows.set_column(2, "ax", pa.array(np.zeros(600, np.float32)))
+    rows = rows.filter(pa.array(np.arange(600) % 50 != 7))
+    whole = [row for row in features(rows, SpectraSettings(window_seconds=102.4)).to_pylist() if row["coverage"] > 0.9]
+    assert [row["peaks"] for row in whole if row["axis"] == "x"] == [[]] * 5
+    amplitudes = [row["dominant_amplitude"] for row in whole if row["axis"] in "yz"]
+    np.testing.assert_allclose(amplitudes, [1.2] * 5 + [3] * 5, rtol=0.02)
+
+
+@pytest.mark.parametrize("start", [0, START, 253_402_300_000_000_000])
+def test_features__a_sensor_at_1_mhz_that_lost_rows_in_any_year(start: int) -> None:
+    passed = np.flatnonzero(np.arange(500) % 50 != 7)
+    line = pa.array((2 * np.sin(2 * np.pi * 0.031 * passed)).astype(np.float32))
+    times = pa.array(start + passed, pa.timestamp("us", tz="UTC"))
+    rows = pa.table({"sensor_id": ["a"] * len(passed), "event_time": times, "ax": line, "ay": line, "az": line})
+    gold = features(rows, SpectraSettings(window_seconds=0.0005))
+    np.testing.assert_allclose(gold["dominant_hz"].to_numpy()[:3], 31_000, rtol=1e-3)
+    np.testing.assert_allclose(gold["dominant_amplitude"].to_numpy()[:3], 2, rtol=0.01)
+
+
 @pytest.mark.parametrize("hz", [2.037, 5.037, 10.037, 20.037, 30.037, 45.037])
 @pytest.mark.parametrize("kind", ["single", "triple", "quintuple", "jitter", "ragged"])
 def test_features__resampled_sine_reads_right_or_is_null(hz: float, kind: str) -> None:
@@ -237,6 +258,7 @@ def test_settings__window_grid() -> None:
         {"overlap": 1.0},
         {"overlap": -0.1},
         {"window_seconds": 0},
+        {"window_seconds": 1e13},
         {"min_coverage": 1.5},
         {"max_gap_samples": -1},
         {"rolloff": 1},
