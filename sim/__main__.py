@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LakehouseError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped from the keyboard: each file is whole; the same command writes the others", file=sys.stderr)
+        return 130
     return 0
 
 

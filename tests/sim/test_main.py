@@ -5,17 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from ast import literal_eval
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
+from sim import __main__ as command
 from sim.__main__ import main
 from sim.accelerometer import SIMULATOR
 from sim.base import parameters_from
 from sim.catalog import SIMULATORS
 from sim.errors import ParameterError
+from sim.writers import Written
 
 
 def run(lake: Path, *arguments: str) -> int:
@@ -120,9 +124,26 @@ def test_main__a_lake_that_cannot_be_written_is_the_machines_fault(tmp_path: Pat
     assert "LH301" in capsys.readouterr().err
 
 
+def test_main__stopped_from_the_keyboard_and_run_again(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    honest = command.write
+
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[Written]:
+        yield next(iter(honest(*arguments, **options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "write", interrupted)
+    assert run(tmp_path / "stopped", *SMALL) == 130
+    assert "the same command writes the others" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert len([*(tmp_path / "stopped" / "bronze" / "accelerometer").rglob("*.parquet")]) == 1
+    for lake in ("stopped", "whole"):
+        assert run(tmp_path / lake, *SMALL) == 0
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+
+
 def test_main__runs_as_a_module(tmp_path: Path):
-    command = [sys.executable, "-m", "sim", "--lake", str(tmp_path), *SMALL]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    typed = [sys.executable, "-m", "sim", "--lake", str(tmp_path), *SMALL]
+    done = subprocess.run(typed, capture_output=True, text=True, check=True)
     assert "accelerometer: 6,000 rows in 3 files" in done.stderr
     assert done.stdout == ""
 
