@@ -77,8 +77,9 @@ def ingest(
             with delta.holding(context.lake, f"bronze/{dataset.name}"):
                 application = f"ingest/{dataset.name}/{found.name}/{_digest([found, *companions])}"
                 # Of the same file as it was before it was mended: nobody is to finish those.
-                left = (other for other in unbooked if other.split("/")[2] == found.name and other != application)
-                entries += [_book_left(context, dataset, other) for other in left]
+                left = {other for other in unbooked if other.split("/")[2] == found.name and other != application}
+                entries += [_book_left(context, dataset, other) for other in sorted(left)]
+                unbooked -= left
                 entries.append(_ingest_one(context, dataset, Transaction(application, 0), found, companions))
         except FileRefusedError as error:
             if refused is None:
