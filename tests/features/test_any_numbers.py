@@ -297,9 +297,12 @@ def test_engine_health__any_readings(drawn: list[pa.Table]) -> None:
 # Events in sliding windows
 
 
+counties = st.sampled_from("ab") | st.text().filter(ALL.__ne__)  # silver's rules keep that name out
+
+
 @given(
-    st.lists(st.tuples(st.sampled_from("ab") | st.text(), st.sampled_from("cd") | st.text(), st.integers(FIRST, LAST))),
-    st.integers(1, 10**6),
+    st.lists(st.tuples(counties, st.sampled_from("cd") | st.text(), st.integers(FIRST, LAST))),
+    st.integers(1, 21_900),
     st.integers(1, 1_440),
     st.integers(0, 10**6),
 )
