@@ -80,11 +80,13 @@ class Lease:
         lake: The lake; it says how long leases last, and how long one is waited for.
         table: The table, below the lake.
         taken_over: Whether the last holder had not let go of it.
+        in_use: Whether a run is at work that holds it.
     """
 
     lake: Lake
     table: str
     taken_over: bool = False
+    in_use: bool = False
     _number: int = 0
     _holder: Holder = field(default=_UNKNOWN)
     _sure_until: float = 0.0
@@ -191,10 +193,10 @@ class Lease:
                     self._write(beat=self._holder.beat + 1, processes=_processes())
                     self._sure_until = begun + self._holder.seconds
             if self._lost_to or now() > self._sure_until:
-                break
-        while not self._ended.is_set():  # what the run goes on to begin as well
-            _cancel_spark()
-            self._ended.wait(_LOOK_EVERY)
+                _cancel_spark()
+                while self.in_use and not self._ended.wait(_LOOK_EVERY):
+                    _cancel_spark()  # what the run has begun since
+                return
 
     def _write(self, **changes: Any) -> None:
         with self._writing:
@@ -263,6 +265,10 @@ def hold(lake: Lake, *tables: str, on_take_over: Callable[[str], None] | None = 
     except Exception:
         _leave(taken)
         raise
+    except BaseException:
+        for lease in taken:
+            lease.in_use = False
+        raise
     _leave(taken)
 
 
@@ -271,6 +277,7 @@ def _enter(lake: Lake, table: str, on_take_over: Callable[[str], None] | None) -
         lease = _held.get((lake.uri, table))
         if lease is not None:
             lease._uses += 1
+            lease.in_use = True
             return lease
         lease = Lease(lake, table)
         lease.take()
@@ -280,6 +287,7 @@ def _enter(lake: Lake, table: str, on_take_over: Callable[[str], None] | None) -
         except BaseException:
             lease.abandon()
             raise
+        lease.in_use = True
         _held[lake.uri, table] = lease
         return lease
 
