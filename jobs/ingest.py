@@ -201,7 +201,7 @@ def source_file(lake: Lake, text: str) -> SourceFile:
         raw = filesystem.open_input_file(place)
         return cast(IO[bytes], gzip.GzipFile(fileobj=raw) if place.endswith(".gz") else io.BufferedReader(raw))
 
-    return SourceFile(PurePath(place).name, opened, info.mtime)
+    return SourceFile(PurePath(text).name, opened, info.mtime)  # as it was named, though it may be a link
 
 
 def _is_there(lake: Lake, text: str) -> bool:

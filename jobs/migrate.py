@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from pyarrow.fs import FileType
+
 from jobs import ingest, silver
 from jobs.catalog import DATASETS
 from jobs.lake import cli, delta
@@ -47,18 +49,22 @@ def run(context: Context, options: argparse.Namespace) -> None:
             f"{options.place} is not migrated in full",
             why=f"{len(refused)} files refused, {found.total('missing')} rows missing,"
             f" {found.total('different')} rows with other values than the lake has",
-            remedy="mend the files and run the same command again; what is in is not loaded twice",
+            remedy="mend the files and run the same command again; what is in is not loaded twice. Rows that rules of"
+            f" before have refused come in by ./spark-submit.sh replay --dataset {name}; those older than"
+            f" silver.keep_days.{name} were let go",
         )
 
 
 def source_files(lake: Lake, place: str) -> list[str]:
-    """Every file below a folder, in order; hidden ones (``_x``, ``.x``) are none.
+    """Every file below a folder, in order, or the one that is named; hidden ones (``_x``, ``.x``) are none.
 
     Raises:
         UsageError: There are none.
     """
     home = Lake.parse(place, lake.s3)
     root = home.arrow_path(home.uri)
+    if home.filesystem().get_file_info(root).type == FileType.File:
+        return [home.uri]
     names = sorted(info.path.removeprefix(root).lstrip("/") for info in home.files(root))
     if not names:
         raise UsageError(f"there are no files in {place}", why="nothing is there to migrate", remedy="check the path")

@@ -10,6 +10,7 @@ from typing import Any
 from jobs.catalog import DATASETS, GOLD
 from jobs.lake import cli, ledger, rendering, reporting
 from jobs.lake.cli import Context
+from jobs.lake.errors import UsageError
 from jobs.lake.layout import Lake
 from jobs.lake.reporting import Facts
 
@@ -29,6 +30,12 @@ def run(context: Context, options: argparse.Namespace) -> None:
     """Write the report, and print its summary and where it is."""
     chosen = cli.choice([*DATASETS], options.dataset, "dataset")
     output = Path(options.output).expanduser().resolve() if options.output else default_output(context.lake)
+    if output.is_dir():
+        raise UsageError(
+            f"--output {options.output} is a folder",
+            why="the report is one file",
+            remedy=f"--output {options.output.rstrip('/')}/report.html",
+        )
     if context.plan:
         context.console.table("would report", [{"dataset": name, "file": str(output)} for name in chosen])
         return

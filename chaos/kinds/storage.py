@@ -87,6 +87,7 @@ def full_disk(trial: Trial) -> None:
     disk.fill(leaving)
     ran = trial.do(lake, sample, steps[place])
     disk.empty()
+    trial.effect = ran.code != 0
     well_said(ran)
     trial.succeed(lake, sample, steps[place:])
     trial.check(lake, expected)

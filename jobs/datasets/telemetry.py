@@ -43,6 +43,8 @@ _SHOWN = 200
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
+csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))  # the limit on a line is ours, cells and all
+
 
 class _Message(NamedTuple):
     offset: int

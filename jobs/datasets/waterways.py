@@ -43,7 +43,11 @@ class WaterwaysSettings(BaseModel):
     earliest: AwareDatetime = Field(datetime(2000, 1, 1, tzinfo=UTC), description="No event is older")
     latest: AwareDatetime = Field(datetime(2100, 1, 1, tzinfo=UTC), description="No event is younger")
     future_tolerance_seconds: float = Field(
-        300.0, ge=0, description="An event may be so much later than its file, because clocks differ"
+        300.0,
+        ge=0,
+        le=31_536_000,
+        allow_inf_nan=False,
+        description="An event may be so much later than its file, because clocks differ",
     )
 
     @model_validator(mode="after")

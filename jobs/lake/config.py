@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from jobs.lake.errors import ConfigurationError
 
-_SECRET = re.compile(r"secret|password|token|access.?key|credential|:\S*@", re.I)
+_SECRET = re.compile(r"secret|password|token|access.?key|encryption.?key|credential|:\S*@", re.I)
 _CREDENTIAL = re.compile(r"(access|secret)[._]?key$|(secret|password|token)$", re.I)
 ENVIRONMENT_PREFIX = "LAKEHOUSE__"
 SHIPPED = "conf/lakehouse.yaml"
@@ -103,7 +103,7 @@ class SparkSettings(_Section):
         return conf
 
 
-KeepDays = dict[str, Annotated[int, Field(ge=1)]]
+KeepDays = dict[str, Annotated[int, Field(ge=1, le=365_000)]]
 
 
 class SilverSettings(_Section):
@@ -235,6 +235,17 @@ def load(
     )
 
 
+def driver_memory(profile: str, overrides: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The heap of the JVM, which must be known before it is started.
+
+    Raises:
+        ConfigurationError: A setting of Spark's may not be what it is.
+    """
+    values = layered(profile, overrides, environment)
+    spark: SparkSettings = _validate("spark", SparkSettings, _take(values, "spark", SparkSettings))
+    return spark.driver_memory
+
+
 def layered(profile: str, overrides: Sequence[str], environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """Merge the layers without validation: dotted name -> (value, where it comes from)."""
     merged = {name: (value, SHIPPED) for name, value in _flatten(_read(SHIPPED))}
@@ -273,7 +284,7 @@ def _read(source: str) -> Mapping[str, Any]:
 
 def _value(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(text) if text.strip() else ""  # and not null, which is typed as that
     except yaml.YAMLError:  # not chained: it repeats the value
         what = f"{name}={shown(name, text)}"
         raise ConfigurationError(what, why="the value is not YAML", remedy="quote it") from None

@@ -43,6 +43,8 @@ _NO_DECIMAL = "fFdDxX"  # 1.5f, 1.5d and 0x1p3 are numbers to Java
 _NOT_FINITE = r"(?i)\A\s*[+-]?(nan|inf(inity)?)\s*\z"
 # Seconds, milli-, micro- or nanoseconds of the years 2001 to 2286: other lengths may be years or dates like 20260101.
 _EPOCH = r"\A\s*[0-9]{10}([0-9]{3}){0,3}(\.[0-9]+)?\s*\z"
+_DATE = r"\A\s*[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}\s*\z"
+_BOOLEAN = r"(?i)\A\s*(true|false)\s*\z"
 _DATE_FIRST = r"\A\s*[0-9]{4,6}-[0-9]{1,2}-[0-9]"
 
 
@@ -254,7 +256,7 @@ def convert(raw: Column, kind: T.DataType, to: T.DataType, *, nanoseconds: bool 
     if isinstance(kind, T.NullType):
         return _null(to), True
     if isinstance(kind, T.StringType):
-        return _parse(raw, to), False
+        return _parse(raw, to) if isinstance(to, T.AtomicType) else _null(to), False
     if isinstance(to, T.StringType) and isinstance(kind, T.AtomicType) and not isinstance(kind, T.BinaryType):
         return raw.cast(to), True
     if isinstance(to, T.TimestampType):
@@ -289,7 +291,10 @@ def _convert_number(raw: Column, kind: T.NumericType, to: T.NumericType) -> tupl
 
 
 def _parse(text: Column, to: T.DataType) -> Column:
-    """Text as Spark casts it, but for what only Spark reads in it: 12:30 as today, 1.5f as 1.5, 1e999 as infinity."""
+    """Text as Spark casts it, but for what only Spark reads in it: 12:30 as today, 1.5f as 1.5, 1e999 as infinity.
+
+    Nor is anything lost: a time of day of a date, digits of a decimal. A boolean is "true" or "false".
+    """
     value = F.trim(text).try_cast(to)
     if isinstance(to, T.TimestampType):
         digits = F.trim(text)
@@ -299,6 +304,10 @@ def _parse(text: Column, to: T.DataType) -> Column:
         # Bytes that are looked for take a tenth of the time of a pattern, which few texts need.
         is_decimal = ~reduce(or_, (text.contains(letter) for letter in _NO_DECIMAL))
         return F.when(F.abs(value) < _INF, F.when(is_decimal, value)).when(text.rlike(_NOT_FINITE), value)
+    if isinstance(to, T.DecimalType):
+        return F.when(value == F.trim(text).try_cast(T.DecimalType(38, 38 - (to.precision - to.scale))), value)
+    if isinstance(to, T.DateType | T.BooleanType):
+        return F.when(text.rlike(_DATE if isinstance(to, T.DateType) else _BOOLEAN), value)
     return value
 
 

@@ -15,7 +15,7 @@ from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.table import Table
 
-_WIDTH = 160  # of tables in a file or pipe: what our own need
+_WIDTH = 160  # of tables: what our own need
 
 
 def reopen_streams() -> None:
@@ -24,10 +24,11 @@ def reopen_streams() -> None:
     ``spark-submit.sh`` names the real ones in ``LAKEHOUSE_STDOUT`` and ``LAKEHOUSE_STDERR``; without it, as on a
     cluster, nothing changes.
     """
+    if log := os.environ.get("LAKEHOUSE_LOG"):
+        with open(log, "a", encoding="utf-8") as file:  # Spark is up, what follows is the job's
+            print(f"lakehouse: job started, process {os.getpid()}", file=file)  # and this is the one to stop
     paths = {name: os.environ.get(f"LAKEHOUSE_{name.upper()}") for name in ("stdout", "stderr")}
     if all(paths.values()):
-        # Into the log: Spark is up, what follows is the job's, and this is the process to stop.
-        print(f"lakehouse: job started, process {os.getpid()}", flush=True)
         for name, path in paths.items():
             setattr(sys, name, open(str(path), "w", buffering=1, encoding="utf-8"))  # noqa: SIM115
 
@@ -47,7 +48,9 @@ class Console:
     _out: RichConsole = field(init=False)
 
     def __post_init__(self) -> None:
-        width = None if sys.stdout.isatty() else _WIDTH
+        # Of the terminal itself: the descriptors that are asked by default are not it under spark-submit. In a narrow
+        # one lines are broken by it, rather than numbers cut by us.
+        width = max(_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns) if sys.stdout.isatty() else _WIDTH
         self._err = RichConsole(file=sys.stderr, highlight=False)
         self._out = RichConsole(file=sys.stdout, highlight=False, width=width)
 

@@ -55,7 +55,7 @@ class Lake:
         if not separator and text.strip() and not text.startswith(("file:", "s3:", "s3a:")):
             return cls(str(Path(text).expanduser().resolve()), *how)
         if scheme == "file":
-            return cls(str(Path("/" + rest.lstrip("/")).resolve()), *how)
+            return cls(str(Path("/" + unquote(rest).lstrip("/")).resolve()), *how)
         if scheme in ("s3", "s3a") and rest.partition("/")[0]:
             return cls(f"s3a://{rest.rstrip('/')}", *how)
         raise UsageError(

@@ -38,6 +38,7 @@ def page(reports: Sequence[Facts], made: Made) -> str:
         "score": score,
         "when": when,
         "duration": duration,
+        "lateness": lateness,
         "short": short,
     }
     template = environment.from_string(resources.files("jobs.lake").joinpath("report.html.j2").read_text("utf-8"))
@@ -107,6 +108,11 @@ def duration(value: timedelta | float | None) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def lateness(seconds: float) -> str:
+    """How much later, in words; a clock that is fast makes it earlier."""
+    return f"{duration(seconds)} {'after' if seconds >= 0 else 'before'}"
 
 
 def short(value: object, most: int = 48) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.lake.config import JAVA_OPTIONS, layered
+from jobs.lake.config import JAVA_OPTIONS, driver_memory
 from jobs.lake.errors import LakehouseError
 
 
@@ -23,12 +23,12 @@ def command(master: str, options: Sequence[str]) -> list[str]:
     parser.add_argument("--profile", default="")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     known, _ = parser.parse_known_args(options)
-    memory = layered(known.profile, known.overrides, os.environ)["spark.driver_memory"][0]
+    memory = driver_memory(known.profile, known.overrides, os.environ)
     home = Path(os.environ["LAKEHOUSE_HOME"])
     clustered = not master.startswith("local") or master.startswith("local-cluster")
     jars = sorted(str(jar) for jar in Path(os.environ["LAKEHOUSE_JARS"]).iterdir())
     arguments = [_spark_submit(master), "--master", "local[*]" if master == "local" else master]
-    arguments += ["--name", "sensor-lakehouse", "--driver-memory", str(memory)]
+    arguments += ["--name", "sensor-lakehouse", "--driver-memory", memory]
     if master != "yarn":
         arguments += ["--jars", ",".join(jars)]
     if clustered:

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -271,6 +273,17 @@ def test_parse__a_csv_row_whose_message_is_too_long():
     rows, ((number, _, why),) = read("a.csv", content)
     assert [json.loads(payload)["b"] for payload in rows["payload"].to_pylist()] == ["1"]
     assert (number, why) == (3, f"unparsable_line line: longer than {LINE_LIMIT} bytes")
+
+
+def test_parse__a_long_cell_of_csv_where_no_other_parser_is_loaded():
+    code = (
+        "from jobs.datasets.telemetry import parse; from tests.datasets.test_telemetry import Memory\n"
+        "(found,) = parse(Memory('a.csv', b'a,b\\n1,' + b'x' * 500_000))\n"
+        "print(found.rows.num_rows, len(found.refused))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout == "1 0\n"
 
 
 def test_parse__csv_cells_over_two_lines():

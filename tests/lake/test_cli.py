@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs import gold, ingest, pipeline, silver, simulate, status
+from jobs import gold, ingest, pipeline, report, silver, simulate, status
 from jobs.lake import cli
 from jobs.lake.cli import Context
 from jobs.lake.errors import (
@@ -264,6 +264,13 @@ def test_status__config_shows_no_secret(how: str, capsys: Captured):
 def test_jobs__an_unknown_name_lists_the_known(job: Any, argv: list[str], tmp_path: Path, capsys: Captured):
     assert exits(job.run, "--lake", str(tmp_path / "lake"), *argv, arguments=job.arguments) == 2
     assert "known are" in capsys.readouterr().err
+
+
+def test_report__into_a_folder_is_refused_with_a_file_in_it(tmp_path: Path, capsys: Captured):
+    where = ["--lake", str(tmp_path / "lake"), "--output", f"{tmp_path}/"]
+    assert exits(report.run, *where, arguments=report.arguments) == 2
+    assert f"--output {tmp_path}/report.html" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_main__json_of_a_run_is_one_document(lake: Context, capsys: Captured):

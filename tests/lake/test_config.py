@@ -250,6 +250,32 @@ def test_load__a_typing_error_in_a_profile(
         load(profile="mine")
 
 
+def test_load__nothing_typed_is_an_empty_text() -> None:
+    assert load("s3.endpoint=").s3.endpoint == load(environment={"LAKEHOUSE__S3__ENDPOINT": ""}).s3.endpoint == ""
+    with pytest.raises(ConfigurationError, match=r"silver\.max_files_per_batch"):
+        load("silver.max_files_per_batch=")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "silver.keep_days.devices=1000000",
+        "datasets.fleet.future_tolerance_seconds=.inf",
+        "datasets.devices.future_tolerance_seconds=1e300",
+        "datasets.waterways.future_tolerance_seconds=.nan",
+    ],
+)
+def test_load__what_no_calendar_has_is_refused(override: str) -> None:
+    with pytest.raises(ConfigurationError, match=override.partition("=")[0]):
+        load(override)
+
+
+def test_driver_memory__is_validated_before_the_jvm_is_started() -> None:
+    assert config.driver_memory("production", [], {}) == "8g"
+    with pytest.raises(ConfigurationError, match=r"setting spark\.driver_memory = '8gb'"):
+        config.driver_memory("", ["spark.driver_memory=8gb"], {})
+
+
 @pytest.mark.parametrize("endpoint", ["host:9000", "s3://host", "http://", "HTTP://host"])
 def test_load__an_endpoint_is_an_address(endpoint: str) -> None:
     with pytest.raises(ConfigurationError, match=f"s3.endpoint = '{endpoint}'\n  why:  an endpoint is http://HOST"):
@@ -266,6 +292,7 @@ def test_load__an_endpoint_is_an_address(endpoint: str) -> None:
         ("spark.conf.spark.hadoop.fs.s3a.access.key", "x", "***"),
         ("spark.conf.spark.hadoop.fs.s3a.session.token", "x", "***"),
         ("spark.conf.spark.ssl.keyPassword", "x", "***"),
+        ("spark.conf.spark.hadoop.fs.s3a.encryption.key", "x", "***"),
         ("spark.conf.spark.driver.extraJavaOptions", "-Daws.secretKey=x", "***"),
         ("spark.conf", {"spark.hadoop.fs.s3a.secret.key": "x"}, "***"),
         ("spark.conf.spark.hadoop.fs.s3a.proxy", "http://user:x@host", "***"),

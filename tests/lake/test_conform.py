@@ -73,6 +73,12 @@ def convert(
         (TEXT, INT, {"42": 42, " -7\t": -7, "1.5": None, "2147483648": None, "0x10": None, "": None}),
         (TEXT, SHORT, {"32767": 32767, "32768": None}),
         (TEXT, DOUBLE, {"1e3": 1000.0, "1e400": None, "1_000": None, "1.5f": None, "1d": None}),
+        (TEXT, DECIMAL, {"1.2": Decimal("1.20"), " -1.23 ": Decimal("-1.23"), "1.239": None, "1e2": Decimal("100.00")}),
+        (TEXT, DECIMAL, {"123456789012345678.91": Decimal("123456789012345678.91"), "1234567890123456789": None}),
+        (TEXT, DECIMAL, {"x": None, "NaN": None, None: None}),
+        (TEXT, DATE, {"2026-01-05": date(2026, 1, 5), " 2026-1-5 ": date(2026, 1, 5), "2026-02-30": None}),
+        (TEXT, DATE, {"2026-01-05 23:59": None, "2026-01-05T00:00:00Z": None, "2026-01": None, "today": None}),
+        (TEXT, BOOL, {"true": True, " FALSE ": False, "y": None, "1": None, "t": None, "": None}),
         (BOOL, FLOAT, {True: None, None: None}),
         (BOOL, INT, {True: None}),
         (T.BinaryType(), FLOAT, {b"1.5": None}),
@@ -98,6 +104,11 @@ def test_convert__nested_never_becomes_a_number(spark: SparkSession):
     assert convert(spark, T.StructType([T.StructField("a", INT)]), FLOAT, [(1,)]) == [None]
     assert convert(spark, T.ArrayType(INT), FLOAT, [[1]]) == [None]
     assert convert(spark, T.ArrayType(INT), TEXT, [[1]]) == [None]
+
+
+def test_convert__text_never_becomes_nested(spark: SparkSession):
+    nested = (T.ArrayType(TEXT), T.MapType(TEXT, TEXT), T.StructType([T.StructField("a", TEXT)]))
+    assert [convert(spark, TEXT, kind, ["x", None]) for kind in nested] == [[None, None]] * 3
 
 
 def test_convert__a_column_of_nothing_but_null(spark: SparkSession):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import struct
+import sys
+import termios
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from jobs.lake.console import Console
+from jobs.lake.console import Console, reopen_streams
 
 Captured = pytest.CaptureFixture[str]
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -44,6 +50,24 @@ def test_table__numbers_to_the_right_with_separators(capsys: Captured) -> None:
     assert title.strip() == "books"
     assert first.split() == ["a", "1,234,567", "1.500", "yes", "2026-01-01", "12:00:00", "-"]
     assert second.index("8") == first.index("1,234,567") + len("1,234,567") - 1
+
+
+def test_table__in_a_narrow_terminal_no_number_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    above, below = os.openpty()
+    fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with open(below, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        Console().table("books", [{f"rows_{n}": 480_000 + n for n in range(8)}])
+    assert os.read(above, 10_000).decode().split()[-8:] == [f"480,00{n}" for n in range(8)]
+    os.close(above)
+
+
+def test_reopen_streams__the_log_names_the_process_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not there is a /proc."""
+    monkeypatch.setenv("LAKEHOUSE_LOG", str(tmp_path / "log"))
+    monkeypatch.delenv("LAKEHOUSE_STDOUT", raising=False)
+    reopen_streams()
+    assert (tmp_path / "log").read_text() == f"lakehouse: job started, process {os.getpid()}\n"
 
 
 def test_table__markup_in_data_is_data(capsys: Captured) -> None:

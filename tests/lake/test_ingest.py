@@ -219,6 +219,14 @@ def test_ingest__messages_of_any_form_arrived_when_their_file_was_written(lake: 
     ]
 
 
+def test_ingest__a_link_has_its_own_name(lake: Context, train: Path):
+    """As where large files are kept under the names of their hashes."""
+    train.rename(train.with_name("9f3a"))
+    train.symlink_to("9f3a")
+    (entry,) = run(lake, train)
+    assert entry.rows_written == 3
+
+
 def test_ingest__killed_before_the_books_and_run_again(lake: Context, train: Path):
     with killed_at(ledger, "record"):
         run(lake, train)

@@ -22,6 +22,7 @@ from jobs.catalog import DATASETS
 from jobs.lake import cli, delta, ledger
 from jobs.lake.cli import Context
 from jobs.lake.errors import UsageError
+from jobs.lake.layout import Lake
 from tests.lake.test_cli import exits
 
 DEVICES = DATASETS["devices"]
@@ -89,6 +90,12 @@ def loaded(spark: SparkSession, history: Path, tmp_path_factory: pytest.TempPath
     context = cli.context(str(tmp_path_factory.mktemp("loaded") / "lake"), "testing")
     load(context, history)
     return context
+
+
+def test_source_files__a_file_that_is_named(tmp_path: Path):
+    (tmp_path / "a b.jsonl").write_text("{}")
+    assert migrate.source_files(Lake(str(tmp_path)), str(tmp_path / "a b.jsonl")) == [str(tmp_path / "a b.jsonl")]
+    assert migrate.source_files(Lake(str(tmp_path)), f"file://{tmp_path}/a%20b.jsonl") == [str(tmp_path / "a b.jsonl")]
 
 
 def test_migrate__by_day_by_count_and_by_hash(loaded: Context, history: Path):

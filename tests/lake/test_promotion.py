@@ -428,6 +428,15 @@ def test_promote__what_later_files_bring_for_a_new_column_must_fit_it(floor: Flo
     assert floor.refused == [("c.parquet", 0, ["wrong_type extra: no int"])]
 
 
+def test_promote__text_where_silver_has_a_list(floor: Floor):
+    files = [
+        floor.put("a.parquet", {"id": ["a"], "n": [1], "tags": [["x"]]}),
+        floor.put("b.parquet", {"id": ["a", "a"], "n": [2, 3], "tags": ["x", None]}),
+    ]
+    assert counts(floor.promote(*files)) == (3, 2, 0, 1)
+    assert floor.refused == [("b.parquet", 0, ["wrong_type tags: no array<string>"])]
+
+
 def test_promote__types_that_differ(floor: Floor):
     files = [
         floor.put("a.parquet", {"ID": ["a"], "n": pa.array([1], pa.int8()), "value": [1.5]}),

@@ -452,6 +452,14 @@ def test_duration(value: float | timedelta, text: str) -> None:
     assert rendering.duration(value) == text
 
 
+def test_lateness__of_a_clock_that_is_fast_is_before() -> None:
+    assert [rendering.lateness(seconds) for seconds in (240.0, 0.0, -240.0)] == [
+        "4 min after",
+        "0.0 s after",
+        "4 min before",
+    ]
+
+
 @pytest.mark.parametrize(
     ("step", "text"), [(30_000_000, "30 seconds"), (3_600_000_000, "hour"), (604_800_000_000, "7 days")]
 )
