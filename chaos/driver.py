@@ -37,6 +37,8 @@ POINTS: Mapping[str, tuple[str, str]] = {
 }
 """Where a run can be made to die: before and after each of these, the first, second, ... time."""
 
+KILLED = "workers killed"
+"""Among the calls of every point: how many workers were."""
 HALF_WAY = ("intents.write", "delta.append", "quarantine.append", "ledger.record")
 """Points between which a promotion is half done."""
 
@@ -62,8 +64,9 @@ class Death:
         return f"{self.how} {self.when} {self.point} ({self.nth})"
 
 
-def die(how: str) -> None:
-    """Die, or have the workers do so."""
+def die(how: str) -> int:
+    """Die, or have the workers do so; how many of them did."""
+    killed = 0
     match how:
         case "kill":
             os.killpg(0, signal.SIGKILL)
@@ -74,6 +77,8 @@ def die(how: str) -> None:
         case "worker":
             for number in workers(os.getpid()):
                 os.kill(number, signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 def workers(ancestor: int) -> list[int]:
@@ -122,10 +127,10 @@ def _watched(point: str, honest: Callable[..., Any], calls: Counter[str], death:
         calls[point] += 1
         mine = death if death and (death.point, death.nth) == (point, calls[point]) else None
         if mine and mine.when == "before":
-            die(mine.how)
+            calls[KILLED] += die(mine.how)
         result = honest(*arguments, **options)
         if mine and mine.when == "after":
-            die(mine.how)
+            calls[KILLED] += die(mine.how)
         return result
 
     return call

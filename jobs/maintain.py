@@ -45,7 +45,7 @@ def tables(context: Context) -> list[Kept]:
             Kept(f"silver/{d.name}", d.time, silver.get(d.name), (d.entity, *([d.time] if d.time else d.key[-1:])))
             for d in DATASETS.values()
         ),
-        *(Kept(f"quarantine/{name}", "quarantined_at", refused.get(name)) for name in DATASETS),
+        *(Kept(f"quarantine/{name}", "quarantined_at", refused.get(name), row="source_row") for name in DATASETS),
         *(Kept(f"gold/{t.name}", t.time, computed.get(t.name), t.key) for t in GOLD.values()),
         Kept("ops/ledger"),
         Kept("ops/drift"),

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 
 from chaos.checks import Fingerprint
 from chaos.crew import Ran
-from chaos.driver import workers
+from chaos.driver import KILLED, workers
 from chaos.samples import SAMPLES, Sample
 from chaos.stores import FIRST_ARRIVAL, put
 from chaos.trial import PIPELINE, RUN, Kind, ScenarioError, Step, Trial, well_said
@@ -47,7 +47,9 @@ def at_expiry(trial: Trial) -> None:
 
 def of_worker(trial: Trial) -> None:
     """Its Python workers are killed at a named point: Spark starts others, or the job says that one has died."""
-    well_said(_die(trial, "worker"))
+    ran = _die(trial, "worker")
+    trial.effect = ran.calls.get(KILLED, 0) > 0
+    well_said(ran)
 
 
 def at_any_instant(trial: Trial) -> None:

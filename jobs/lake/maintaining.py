@@ -28,12 +28,14 @@ class Kept:
         time: The column by which its rows grow old; None if they do not.
         keep_days: How many whole days are kept before today; None for all.
         cluster_by: Columns that its readers look for; rows that are alike in them can be put together.
+        row: The column that is null where an entry stands for a whole file; None if all are rows.
     """
 
     path: str
     time: str | None = None
     keep_days: int | None = None
     cluster_by: tuple[str, ...] = ()
+    row: str | None = None
 
     def first_kept(self, today: date) -> date | None:
         """The oldest day that is kept, in UTC; None if all are."""
@@ -101,19 +103,20 @@ class Care:
             "small_files": len(small),
             "small_bytes": sum(small),
             "keeps_from": table.first_kept(self.today),
-            "rows_to_expire": self._expired(table),
+            "rows_to_expire": self._rows_before(table, table.first_kept(self.today)),
             "files_to_remove": len(removable),
             "bytes_to_free": sum(removable.values()),
         }
 
-    def _expired(self, table: Kept) -> int:
-        """Rows that are older than the table keeps."""
-        rows, first = delta.scan(self.lake, self._path(table)), table.first_kept(self.today)
+    def _rows_before(self, table: Kept, first: date | None, version: int | None = None) -> int:
+        """Rows of a version of a table that are older than a day; what stands for a whole file is none."""
+        rows = delta.scan(self.lake, self._path(table), version)
         if rows is None or first is None:
             return 0
         kind = rows.schema.field(table.time).type
         oldest = pa.scalar(first if pa.types.is_date(kind) else datetime(first.year, first.month, first.day), kind)
-        return int(rows.count_rows(filter=pc.field(table.time) < oldest))
+        old = pc.field(table.time) < oldest
+        return int(rows.count_rows(filter=old & pc.field(table.row).is_valid() if table.row else old))
 
     def expire(self, table: Kept) -> ledger.Entry | None:
         """Take out the rows that are older than the table keeps, and book them; None if there are none."""
@@ -144,6 +147,8 @@ class Care:
         commit = opened and delta.commit_of(opened, Transaction(EXPIRY, number))
         # Once the log has forgotten the commit nobody can tell; the report then shows rows as missing.
         expired = int(commit["operationMetrics"]["numDeletedRows"]) if commit else 0
+        if commit and table.row:
+            expired = self._rows_before(table, delta.first_day_kept(self.lake, path), commit["version"] - 1)
         entry = batch.entry(transaction, rows_expired=expired)
         ledger.record(self.lake, [entry], transaction)
         return entry

@@ -314,9 +314,9 @@ def test_expire__by_a_run_that_died_is_booked_though_gold_has_yet_to_see_it(lake
 
 def test_expire__of_quarantine_is_in_the_books(floor: Floor):
     nan = events(1, 2, 3).set_column(2, "value", pa.array([1.0, float("nan"), float("nan")], pa.float32()))
-    floor.promote(floor.put("a.parquet", nan))
-    assert len(floor.quarantine) == 2
-    table = Kept("quarantine/toy", "quarantined_at", keep_days=5)
+    floor.promote(floor.put("a.parquet", nan), floor.put("b.parquet", b"torn"))
+    assert len(floor.quarantine) == 3
+    table = Kept("quarantine/toy", "quarantined_at", keep_days=5, row="source_row")
     assert care(floor.context).expire(table) is None
     later = replace(care(floor.context), today=datetime.now(UTC).date() + timedelta(days=6))
     entry = later.expire(table)
@@ -324,6 +324,7 @@ def test_expire__of_quarantine_is_in_the_books(floor: Floor):
     assert entry.rows_expired == 2
     found = reporting.facts(floor.context.lake, EVENTS)
     assert (found.books.refusals_expired, found.books.quarantined, found.books.missing) == (2, 0, 0)
+    assert found.books.mended == 0
     assert found.shares["validity"] == pytest.approx(1 / 3)
 
 
