@@ -64,28 +64,32 @@ def ingest(
         FileRefusedError: A file is not what its name says; the files before it are in.
         UsageError: A file is not there.
     """
-    assert dataset.ingest is not None
     entries, unbooked = list[Entry](), _unbooked(context.lake, dataset)
     for file in files:
-        found = source_file(context.lake, file)
-        if dataset.ingest.is_companion(found.name):
-            continue
-        names, companions = dataset.ingest.companions(found.name), beside(context.lake, dataset.ingest, file)
-        if names and not companions:
-            context.console.say(f"ingest   {found.name}: no {' or '.join(names)} beside it")
         try:
-            with delta.holding(context.lake, f"bronze/{dataset.name}"):
-                application = f"ingest/{dataset.name}/{found.name}/{_digest([found, *companions])}"
-                # Of the same file as it was before it was mended: nobody is to finish those.
-                left = {other for other in unbooked if other.split("/")[2] == found.name and other != application}
-                entries += [_book_left(context, dataset, other) for other in sorted(left)]
-                unbooked -= left
-                entries.append(_ingest_one(context, dataset, Transaction(application, 0), found, companions))
+            entries += _ingest_file(context, dataset, file, unbooked)
         except FileRefusedError as error:
             if refused is None:
                 raise
             refused[file] = error.why or error.what
     return entries
+
+
+def _ingest_file(context: Context, dataset: Dataset, file: str, unbooked: set[str]) -> list[Entry]:
+    """Ingest a file, after lines of it as it was before it was mended were booked; nothing for a companion."""
+    how, found = dataset.ingest, source_file(context.lake, file)
+    assert how is not None
+    if how.is_companion(found.name):
+        return []
+    names, companions = how.companions(found.name), beside(context.lake, how, file)
+    if names and not companions:
+        context.console.say(f"ingest   {found.name}: no {' or '.join(names)} beside it")
+    with delta.holding(context.lake, f"bronze/{dataset.name}"):
+        application = f"ingest/{dataset.name}/{found.name}/{_digest([found, *companions])}"
+        left = {other for other in unbooked if other.split("/")[2] == found.name and other != application}
+        unbooked -= left  # nobody is to finish those
+        entries = [_book_left(context, dataset, other) for other in sorted(left)]
+        return [*entries, _ingest_one(context, dataset, how, Transaction(application, 0), found, companions)]
 
 
 def beside(lake: Lake, how: Ingest, file: str) -> list[SourceFile]:
@@ -96,10 +100,14 @@ def beside(lake: Lake, how: Ingest, file: str) -> list[SourceFile]:
 
 
 def _ingest_one(
-    context: Context, dataset: Dataset, transaction: Transaction, file: SourceFile, companions: Sequence[SourceFile]
+    context: Context,
+    dataset: Dataset,
+    how: Ingest,
+    transaction: Transaction,
+    file: SourceFile,
+    companions: Sequence[SourceFile],
 ) -> Entry:
-    how, batch = dataset.ingest, ledger.Batch(context.run_id, "ingest", dataset.name)
-    assert how is not None
+    batch = ledger.Batch(context.run_id, "ingest", dataset.name)
     digest = transaction.application.rpartition("/")[2]
     if delta.progress(context.lake, context.lake.ledger, transaction.application) is not None:
         return context.nothing_new("ingest", file.name)
