@@ -30,6 +30,11 @@ from sim.writers import LocalWriter
 HOME = Path(__file__).parents[1]
 SCRIPT = HOME / "spark-submit.sh"
 SIMULATE = ["simulate", "--dataset", "turbofan", "--entities", "2", "--seed", "7", "--json"]
+# What a shell starts in the background ignores it, and so would all that is started from there.
+HEEDS_CTRL_C = [
+    *(sys.executable, "-c"),
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+]
 NOISE = ("WARN", "INFO", "SLF4J", "log4j", "Traceback", "incubator", ":: ")
 
 
@@ -237,7 +242,7 @@ def test_job__that_is_stopped_says_so_and_the_next_run_goes_on(
     silver += ["--set", "silver.max_files_per_batch=1", "--set", "spark.conf.spark.ui.enabled=true"]
     with (
         told.open("w") as log,
-        subprocess.Popen(silver, env=clean_environment(), stderr=log, start_new_session=True) as job,
+        subprocess.Popen([*HEEDS_CTRL_C, *silver], env=clean_environment(), stderr=log, start_new_session=True) as job,
     ):
         deadline = time.monotonic() + 120
         while not list((lake / "silver" / "turbofan").glob("*.parquet")):
