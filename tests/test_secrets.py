@@ -91,7 +91,7 @@ def test_run__leaves_no_secret_behind(s3_endpoint: str, tmp_path: Path, how: str
     assert len([name for name in written if name.startswith(f"{home}/cache/logs/{job[0]}-")]) == 1
     store = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(bucket)
     written |= {item.key: item.get()["Body"].read() for item in store.objects.all()}
-    assert any(b"silver" in line for line in listed.lines)
+    assert any(job[0].encode() in line for line in listed.lines)
     written |= {f"command line {number}": line for number, line in enumerate(listed.lines)}
     assert [name for name, content in written.items() if any(secret in content for secret in SECRETS)] == []
 
