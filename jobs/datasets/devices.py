@@ -17,7 +17,7 @@ from jobs.datasets import messages, telemetry
 from jobs.datasets.messages import Version
 from jobs.lake import quality
 from jobs.lake.sources import Parsed, SourceFile
-from jobs.lake.tables import UNDECODABLE, Dataset, Decode, Ingest, column
+from jobs.lake.tables import UNDECODABLE, Dataset, Decode, Ingest, Tolerance, column
 
 Range = tuple[float, float]
 _SHOWN = 200
@@ -32,9 +32,7 @@ class DeviceSettings(BaseModel):
     humidity_range: Range = Field((0.0, 100.0), description="% relative humidity")
     pressure_range: Range = Field((300.0, 1100.0), description="hPa: from 9,000 m up to below sea level")
     earliest: AwareDatetime = Field(datetime(2000, 1, 1, tzinfo=UTC), description="No reading is older")
-    future_tolerance_seconds: float = Field(
-        300.0, ge=0, le=31_536_000, allow_inf_nan=False, description="How far a device's clock may be ahead"
-    )
+    future_tolerance_seconds: Tolerance = Field(300.0, description="How far a device's clock may be ahead")
 
 
 def rules(settings: DeviceSettings) -> list[Column]:

@@ -12,7 +12,7 @@ from pyspark.sql import types as T
 
 from jobs.lake import quality
 from jobs.lake.geodesy import haversine_m
-from jobs.lake.tables import Dataset, Neighbours, column
+from jobs.lake.tables import Dataset, Neighbours, Tolerance, column
 
 STATUSES = ("idle", "moving", "working", "charging", "fault")
 
@@ -24,12 +24,8 @@ class FleetSettings(BaseModel):
 
     earliest: AwareDatetime = Field(datetime(2000, 1, 1, tzinfo=UTC), description="No fix is older")
     latest: AwareDatetime = Field(datetime(2100, 1, 1, tzinfo=UTC), description="No fix is younger")
-    future_tolerance_seconds: float = Field(
-        300.0,
-        ge=0,
-        le=31_536_000,
-        allow_inf_nan=False,
-        description="A fix may be so much later than its arrival: clocks are fast",
+    future_tolerance_seconds: Tolerance = Field(
+        300.0, description="A fix may be so much later than its arrival: clocks are fast"
     )
     lowest_voltage: float = Field(30.0, ge=0, description="V; a 48 V pack is cut off well above")
     highest_voltage: float = Field(60.0, gt=0, description="V; a 48 V pack is charged to less")

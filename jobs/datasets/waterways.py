@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 from jobs.datasets import nys_waterways
 from jobs.lake import quality
 from jobs.lake.sources import Parsed, SourceFile
-from jobs.lake.tables import Dataset, Ingest, column
+from jobs.lake.tables import Dataset, Ingest, Tolerance, column
 
 NAMES = ("county", "waterbody_name")
 OPTIONAL = (
@@ -42,12 +42,8 @@ class WaterwaysSettings(BaseModel):
     north: float = Field(45.02, ge=-90, le=90, description="Degrees; or farther north")
     earliest: AwareDatetime = Field(datetime(2000, 1, 1, tzinfo=UTC), description="No event is older")
     latest: AwareDatetime = Field(datetime(2100, 1, 1, tzinfo=UTC), description="No event is younger")
-    future_tolerance_seconds: float = Field(
-        300.0,
-        ge=0,
-        le=31_536_000,
-        allow_inf_nan=False,
-        description="An event may be so much later than its file, because clocks differ",
+    future_tolerance_seconds: Tolerance = Field(
+        300.0, description="An event may be so much later than its file, because clocks differ"
     )
 
     @model_validator(mode="after")

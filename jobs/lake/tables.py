@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pyspark.sql import Column, DataFrame, WindowSpec
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import DataType, DateType, StructField, StructType, TimestampType
@@ -17,6 +17,8 @@ from jobs.lake.sources import Parsed, SourceFile
 
 ALL = "(all)"
 """Stands in the key of a gold row that sums up all entities."""
+Tolerance = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
+"""How far a clock may be wrong, in seconds: a setting of a dataset."""
 
 
 class NoSettings(BaseModel):

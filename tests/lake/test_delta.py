@@ -466,14 +466,19 @@ def test_overwrite__of_a_part_leaves_the_rest_and_takes_new_columns(lake: Contex
     assert content(table) == [*((n, 10 * n, None) for n in range(1, 5)), *((n, 10 * n, "new") for n in range(5, 8))]
 
 
-def test_holding__a_run_that_lost_its_lease_says_so_and_not_that_spark_gave_up(
-    lake: Context, table: str, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store takes none: a lease runs out."""
+
     def refuse(*_: Any, **__: Any) -> None:
         raise StoreError("the store takes no sign of life")
 
-    short = replace(lake.lake, leases=LeaseSettings(seconds=2))
     monkeypatch.setattr(leases.Lease, "_write", refuse)
+
+
+@pytest.mark.usefixtures("no_sign_of_life")
+def test_holding__a_run_that_lost_its_lease_says_so_and_not_that_spark_gave_up(lake: Context, table: str):
+    short = replace(lake.lake, leases=LeaseSettings(seconds=2))
     with (
         pytest.raises(TakenOverError, match="numbers could not be held: its lease was not renewed for 2 s"),
         delta.holding(short, short.relative(table)),
@@ -489,14 +494,9 @@ def called_off_twice(context: Context, lake: Lake) -> None:
     leases.check(lake)
 
 
-def test_holding__what_a_run_begins_after_it_lost_its_lease_is_called_off_as_well(
-    lake: Context, table: str, monkeypatch: pytest.MonkeyPatch
-):
-    def refuse(*_: Any, **__: Any) -> None:
-        raise StoreError("the store takes no sign of life")
-
+@pytest.mark.usefixtures("no_sign_of_life")
+def test_holding__what_a_run_begins_after_it_lost_its_lease_is_called_off_as_well(lake: Context, table: str):
     short = replace(lake.lake, leases=LeaseSettings(seconds=1))
-    monkeypatch.setattr(leases.Lease, "_write", refuse)
     with pytest.raises(TakenOverError), delta.holding(short, short.relative(table)):
         called_off_twice(lake, short)
 
