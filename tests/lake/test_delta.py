@@ -467,8 +467,8 @@ def test_overwrite__of_a_part_leaves_the_rest_and_takes_new_columns(lake: Contex
 
 
 @pytest.fixture
-def no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store takes none: a lease runs out."""
+def no_sign_of_life(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store takes none once the table is there: a lease runs out."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise StoreError("the store takes no sign of life")
